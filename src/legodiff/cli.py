@@ -1,0 +1,402 @@
+"""The command line: parses, calls, prints. Nothing heavy is imported before a command runs."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+if TYPE_CHECKING:
+    import torch
+
+    from legodiff.demo import Report
+    from legodiff.pipeline import LegoPipeline
+
+app = typer.Typer(
+    name="legodiff",
+    help="Diffusion models made of stackable, skippable LEGO bricks.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+console = Console()
+
+DeviceOption = Annotated[
+    str, typer.Option("--device", help="auto, cpu, cuda, mps ...", show_default=True)
+]
+
+
+def main() -> None:
+    """Runs the command line; a user's mistake becomes one line and exit code 2."""
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        if os.environ.get("LEGODIFF_DEBUG"):
+            raise
+        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("stopped")
+        sys.exit(130)
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    show: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    """The options of the bare command."""
+    if show:
+        from legodiff import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command(epilog="Example:  legodiff demo --seed 1")
+def demo(
+    seed: Annotated[int, typer.Option(help="Seed of the training run.", min=0)] = 0,
+    run: Annotated[Path, typer.Option(help="Folder for model and pictures.")] = Path("runs/demo"),
+    device: DeviceOption = "auto",
+) -> None:
+    """Train a small stack on handwritten digits, draw with it, and show how good it is.
+
+    Takes a few minutes on two CPU cores and needs no download.
+    """
+    from legodiff.demo import demo_config, run_demo
+
+    chosen = _device(device)
+    total = demo_config().train.images
+    with _bar("learning digits", total) as on_train, _bar("drawing digits") as on_draw:
+        report = run_demo(
+            run,
+            seed,
+            chosen,
+            on_train=lambda s: on_train(s.images, total, _speed(s.images_per_second, s.loss)),
+            on_draw=on_draw,
+        )
+    _print_report(report, run)
+
+
+@app.command(
+    epilog="Example:  legodiff train --data digits --run runs/mine --set train.images=20000"
+)
+def train(
+    recipe: Annotated[Path | None, typer.Argument(help="A YAML file to start from.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
+    data: Annotated[str | None, typer.Option(help='Training images: "digits".')] = None,
+    resume: Annotated[
+        str | None, typer.Option(help='"auto": go on with the run in the folder, if there is one.')
+    ] = None,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a setting: section.key=value.")
+    ] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Train a stack and leave a run folder to draw from."""
+    from legodiff.codec import PixelCodec
+    from legodiff.config import load_config
+    from legodiff.data.digits import Digits
+    from legodiff.train.loop import train as run_training
+
+    changes = list(change or [])
+    if data is not None:
+        changes.append(f"data.path={data}")
+    config = load_config(recipe, changes)
+    if run is None:
+        raise ValueError("say where the run is to be kept: --run runs/NAME")
+    if resume not in (None, "auto"):
+        raise ValueError(f'--resume {resume}: the only choice is "auto"')
+    if config.data.path != "digits":
+        raise ValueError(f'data.path is {config.data.path!r}; this version reads "digits"')
+    spec = config.model.spec(channels=1, classes=10)
+    if spec.image_size[0] != spec.image_size[1]:
+        raise ValueError(f"digits are square, and the model is for {spec.image_size}")
+    images = Digits(spec.image_size[0])
+    codec = PixelCodec.fit(images.images, spec.sigma_data)
+    total = config.train.images
+    with _bar("training", total) as show:
+        run_training(
+            config,
+            images,
+            codec,
+            run,
+            device=_device(device),
+            resume=resume == "auto",
+            on_log=lambda s: show(s.images, total, _speed(s.images_per_second, s.loss)),
+        )
+    console.print(f"The model is in {run}. Draw with it:  legodiff sample {run} --out samples")
+
+
+@app.command(
+    epilog="Example:  legodiff sample runs/demo --labels 0-9 --per-class 10 --guidance 1.5 "
+    "--skip 0.5 --out samples"
+)
+def sample(
+    run: Annotated[str, typer.Argument(help="Run or model folder, or a Hub id.")],
+    out: Annotated[Path, typer.Option(help="Folder for the images.")],
+    labels: Annotated[
+        str | None, typer.Option(help="Classes, taken in turn: 0-9, or 3,5, or names, or none.")
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="One image each: 0-63, or 7,11.")] = None,
+    per_class: Annotated[
+        int | None, typer.Option(help="Images of each class, with seeds from 0.", min=1)
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Steps of the sampler.", min=1)] = 18,
+    guidance: Annotated[float, typer.Option(help="Classifier-free guidance; 1 is none.")] = 1.0,
+    sampler: Annotated[str, typer.Option(help="heun.")] = "heun",
+    skip: Annotated[
+        float | None, typer.Option(help="Share of the steps without the top brick, 0 to 1.")
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option(help="Share of the full FLOPs to stay within, up to 1.")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Canvas as HEIGHTxWIDTH; the training size by default.")
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Images drawn at a time.", min=1)] = 16,
+    overwrite: Annotated[bool, typer.Option(help="Replace images of the same name.")] = False,
+    device: DeviceOption = "auto",
+) -> None:
+    """Draw images: one PNG for each seed, and a grid of them all."""
+    from legodiff import __version__
+    from legodiff.pictures import grid, save_png
+    from legodiff.pipeline import LegoPipeline
+
+    pipe = LegoPipeline.from_pretrained(run, device=_device(device))
+    chosen = _parse_labels(labels, pipe)
+    if seeds is not None and per_class is not None:
+        raise ValueError("give --seeds or --per-class, not both")
+    numbers = _parse_numbers("--seeds", seeds or f"0-{len(chosen) * (per_class or 1) - 1}")
+    if skip is not None and budget is not None:
+        raise ValueError("give --skip or --budget, not both")
+    plan = pipe.paper_plan(skip, steps) if skip is not None else None
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; --out must be a folder")
+    taken = [path for seed in numbers if (path := out / f"{seed:06d}.png").exists()]
+    if taken and not overwrite:
+        raise ValueError(f"{taken[0]} exists already; add --overwrite or choose another --out")
+
+    count, canvas = len(numbers), _parse_size(size)
+    asked = [chosen[position % len(chosen)] for position in range(count)]
+    images = []
+    with _bar("drawing", count) as show:
+        for start in range(0, count, batch):
+            part = slice(start, start + batch)
+            samples = pipe(
+                labels=asked[part],
+                seeds=numbers[part],
+                steps=steps,
+                guidance=guidance,
+                sampler=sampler,
+                budget=budget,
+                plan=plan,
+                size=canvas,
+                batch=batch,
+                on_progress=lambda done, start=start: show(start + done, count),  # type: ignore[misc]
+            )
+            how = {
+                "software": f"legodiff {__version__}",
+                "model": pipe.fingerprint,
+                "sampler": sampler,
+                "steps": steps,
+                "guidance": guidance,
+                "plan": samples.plan.to_dict(),
+                "nfe": samples.nfe,
+                "flops": samples.flops,
+            }
+            for image, seed, label in zip(
+                samples.images, samples.seeds, samples.labels, strict=True
+            ):
+                name = pipe.class_names[label] if label is not None and pipe.class_names else None
+                about = {"seed": seed, "label": label, "class": name, **how}
+                save_png(out / f"{seed:06d}.png", image, about)
+            images += samples.images
+    columns = len(chosen) if len(chosen) > 1 else max(1, round(count**0.5))
+    save_png(out / "grid.png", grid(images, min(columns, count)), how)
+    console.print(
+        f"{count} images in {out}, and {out / 'grid.png'}: {samples.nfe} evaluations and "
+        f"{samples.flops / 1e9:.3g} GFLOPs for each",
+        highlight=False,
+    )
+
+
+@app.command(epilog="Example:  legodiff info runs/demo   or   legodiff info lego-s-pg-64")
+def info(
+    run: Annotated[str, typer.Argument(help="Run or model folder, Hub id, or preset name.")],
+    size: Annotated[
+        str | None, typer.Option(help="Canvas as HEIGHTxWIDTH; the training size by default.")
+    ] = None,
+) -> None:
+    """Print the bricks of a model, their parameters and what each costs."""
+    from legodiff import store
+    from legodiff.model.cost import brick_flops, brick_parameters, shared_flops
+    from legodiff.model.presets import PRESETS
+    from legodiff.model.stack import StackSpec
+
+    if run in PRESETS and not Path(run).is_dir():
+        spec = PRESETS[run]
+    else:
+        spec = StackSpec.from_dict(store.read_config(store.locate(run))["stack"])
+    canvas = _parse_size(size) or spec.image_size
+    spec.check_canvas(canvas)
+    flops, parameters = brick_flops(spec, canvas), brick_parameters(spec)
+    shared = (shared_flops(spec), parameters[-1])
+    total = sum(flops) + shared[0]
+
+    table = Table("brick", "patch", "field", "tokens", "blocks", "parameters", "GFLOPs", "share")
+    for number, brick in enumerate(spec.bricks):
+        rows, columns = brick.patch(canvas)
+        patches = canvas[0] * canvas[1] // (rows * columns)
+        tokens = rows * columns // brick.local**2
+        table.add_row(
+            str(number),
+            f"{rows}x{columns}",
+            f"{brick.local}x{brick.local}",
+            f"{patches} x {tokens}",
+            str(brick.depth),
+            f"{parameters[number] / 1e6:.3f} M",
+            f"{flops[number] / 1e9:.4g}",
+            f"{flops[number] / total:.1%}",
+        )
+    shares = (f"{shared[1] / 1e6:.3f} M", f"{shared[0] / 1e9:.4g}", f"{shared[0] / total:.1%}")
+    table.add_row("shared", "", "", "", "", *shares, end_section=True)
+    table.add_row("all", "", "", "", "", f"{sum(parameters) / 1e6:.3f} M", f"{total / 1e9:.4g}", "")
+    console.print(table)
+    console.print(
+        f"{canvas[0]}x{canvas[1]}x{spec.channels} pixels, {spec.classes} classes, width "
+        f"{spec.width}, {spec.objective}. Bricks from the bottom to the top; tokens as patches x "
+        "tokens a patch. FLOPs = 2 x multiply-accumulates, one image, one evaluation.",
+        highlight=False,
+    )
+
+
+def _device(name: str) -> "torch.device":
+    import torch
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"--device {name} cannot be used here: {reason}") from error
+    return device
+
+
+def _parse_numbers(option: str, text: str) -> list[int]:
+    """ "0-3,7" to [0, 1, 2, 3, 7]."""
+    numbers: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise ValueError(f"{option} {text}: write whole numbers and ranges, such as 0-9 or 3,5")
+        numbers += range(int(first), int(last if dash else first) + 1)
+    if not numbers:
+        raise ValueError(f"{option} {text}: this range is empty; write the smaller number first")
+    return numbers
+
+
+def _parse_size(text: str | None) -> tuple[int, int] | None:
+    """ "600x2048" to (600, 2048)."""
+    if text is None:
+        return None
+    height, _, width = text.lower().partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise ValueError(f"--size {text}: write HEIGHTxWIDTH in pixels, such as 64x128")
+    return int(height), int(width)
+
+
+def _parse_labels(text: str | None, pipe: "LegoPipeline") -> list[int | None]:
+    """Class indices of "0-2", "3,5", class names or "none"; by default the first 16 classes."""
+    classes = pipe.stack.spec.classes
+    if text is None:
+        return list(range(min(classes, 16))) or [None]
+    labels: list[int | None] = []
+    for part in (part.strip() for part in text.split(",")):
+        if part in pipe.class_names:
+            labels.append(pipe.class_names.index(part))
+        elif part == "none":
+            labels.append(None)
+        elif part[:1].isdecimal():
+            labels += [pipe.label_index(number) for number in _parse_numbers("--labels", part)]
+        else:
+            labels.append(pipe.label_index(part))  # which says what the names are
+    return labels
+
+
+@contextmanager
+def _bar(title: str, total: float | None = None) -> Iterator[Callable[..., None]]:
+    """A progress bar with an estimate of the time left; yields show(done, total, note)."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(title, total=total, note="")
+
+        def show(done: float, total: float, note: str = "") -> None:
+            progress.update(task, completed=min(done, total), total=total, note=note)
+
+        yield show
+
+
+def _speed(images_per_second: float, loss: float) -> str:
+    return f"{images_per_second:,.0f} images/s, loss {loss:.4f}"
+
+
+def _print_report(report: "Report", run: Path) -> None:
+    """The table of the demonstration, and what it means."""
+    table = Table(title=f"digits drawn by {run}, judged on {report.judged} of each kind")
+    for heading in ("bricks", "guidance", "accuracy", "FD-digits", "NFE", "MFLOPs", "ms/image"):
+        table.add_column(heading, justify="left" if heading == "bricks" else "right")
+    for row in report.rows:
+        table.add_row(
+            row.name,
+            f"{row.guidance:g}",
+            f"{row.accuracy:.1%}",
+            f"{row.fd_digits:.2f}",
+            str(row.nfe),
+            f"{row.mflops:,.0f}",
+            f"{row.seconds * 1e3:.1f}",
+        )
+    table.add_row(
+        "real digits", "", f"{report.real_accuracy:.1%}", f"{report.floor:.2f}", "", "", ""
+    )
+    console.print(table)
+    console.print(
+        f"A stack of {report.bricks} bricks learnt from 1,500 real handwritten digits: "
+        f"{report.train_images:,} images seen in {report.train_seconds:.0f} s on {report.device}. "
+        f"It then drew {report.judged} digits four times from the same noise. "
+        f"'bricks skipped' leaves out the top brick at high noise, which takes "
+        f"{report.share:.0%} of the FLOPs.\n"
+        "accuracy: how often a classifier trained on real digits reads the class that was asked "
+        "for; the last row is that classifier on real digits it never saw. FD-digits: distance to "
+        "real digits in the features of a small network, lower is better; the last row is real "
+        "against other real digits. Guidance makes digits clearer and less varied: more are read "
+        "right, but as a set they are further from real ones. NFE: network evaluations per image.\n"
+        f"Look at {run / 'digits.png'}, {run / 'skipped.png'}, {run / 'refinement.png'} and "
+        f"{run / 'loss.png'}.",
+        highlight=False,
+    )

@@ -1,0 +1,138 @@
+"""What a run is: one validated, complete description. YAML and ``a.b=c`` in, JSON out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from legodiff.model.presets import preset
+from legodiff.model.stack import StackSpec
+
+
+class Part(BaseModel):
+    """Unknown keys are errors, and nothing changes after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelConfig(Part):
+    """A preset and, beside it, any fields of ``StackSpec`` to change (``refine: false``)."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    preset: str = "lite-pr-16"
+
+    def spec(self, channels: int, classes: int) -> StackSpec:
+        changes = dict(self.model_extra or {})
+        return preset(self.preset, **({"channels": channels, "classes": classes} | changes))
+
+
+class DataConfig(Part):
+    """What to train on."""
+
+    path: str = "digits"
+    """"digits": scikit-learn's handwritten digits."""
+
+
+class TrainConfig(Part):
+    """Everything is counted in images seen. Defaults are the paper's where it has one."""
+
+    images: Annotated[int, Field(ge=1)] = 2_000_000
+    batch: Annotated[int, Field(ge=1)] = 64
+    seed: Annotated[int, Field(ge=0)] = 0
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Processes that read images ahead; 0 reads them in between steps."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    warmup_images: Annotated[int, Field(ge=0)] = 10_000
+    decay_to: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Share of the learning rate that is left at the end; it falls linearly."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    """Largest norm of the whole gradient."""
+    ema_halflife_images: Annotated[float, Field(ge=0)] = 500_000
+    ema_rampup: Annotated[float, Field(gt=0)] = 0.05
+    """The half-life is at most this share of the images seen."""
+    label_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1
+    patch_ratio: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of patches a patch-brick trains on; by default 1 under an image-brick, else 0.5."""
+    fill: Literal["skip", "clean", "noise", "zero"] = "skip"
+    detach: bool = False
+    sigma_mean: float = -1.2
+    sigma_std: Annotated[float, Field(gt=0)] = 1.2
+    checkpoint_images: Annotated[int, Field(ge=1)] = 100_000
+
+    def ratio(self, spec: StackSpec) -> float:
+        if self.patch_ratio is not None:
+            return self.patch_ratio
+        return 1.0 if spec.bricks[-1].is_image else 0.5
+
+
+class RunConfig(Part):
+    """Everything a run is made of."""
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+
+
+def load_config(recipe: Path | None = None, changes: Sequence[str] = ()) -> RunConfig:
+    """A recipe (YAML) with changes of the form ``train.images=20000``, checked.
+
+    Raises ValueError, one line for each thing that is wrong.
+    """
+    values: Any = {}
+    if recipe is not None:
+        if not recipe.is_file():
+            raise ValueError(f"there is no recipe {recipe}")
+        try:
+            values = yaml.safe_load(recipe.read_text(encoding="utf-8")) or {}
+        except yaml.YAMLError as error:
+            raise ValueError(f"{recipe} is not YAML: {' '.join(str(error).split())}") from error
+        if not isinstance(values, dict):
+            raise ValueError(
+                f"{recipe} must hold sections (model, data, train), not a list or text"
+            )
+    for change in changes:
+        path, equals, text = change.partition("=")
+        if not equals or not path:
+            raise ValueError(f"--set {change}: write it as section.key=value")
+        try:
+            _assign(values, path.split("."), yaml.safe_load(text))
+        except yaml.YAMLError as error:
+            raise ValueError(f"--set {change}: {text!r} is not a YAML value") from error
+    return check_config(values)
+
+
+def check_config(values: Any) -> RunConfig:
+    """A ``RunConfig`` from plain data. Raises ValueError, one line for each thing wrong."""
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        lines = []
+        for item in error.errors():
+            where = ".".join(str(part) for part in item["loc"])
+            if item["type"] == "extra_forbidden":
+                known = ", ".join(_siblings(item["loc"]))
+                lines.append(f"{where}: unknown key; known here: {known}")
+            else:
+                lines.append(f"{where} is {item['input']!r}: {item['msg'].lower()}")
+        raise ValueError("\n".join(lines)) from error
+
+
+def _assign(values: dict[str, Any], path: list[str], value: Any) -> None:
+    *sections, key = path
+    for section in sections:
+        inner = values.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise ValueError(f"--set {'.'.join(path)}: {section} is not a section")
+        values = inner
+    values[key] = value
+
+
+def _siblings(location: tuple[int | str, ...]) -> list[str]:
+    part: type[BaseModel] = RunConfig
+    for name in location[:-1]:
+        part = part.model_fields[str(name)].annotation  # type: ignore[assignment]
+    return list(part.model_fields)

@@ -1,0 +1,12 @@
+"""Training objective, samplers and wrappers. They work on callables and import no model.
+
+    denoise(noisy, sigma, labels) -> clean estimate
+
+is the one noun: noisy (B, C, H, W) = clean + sigma * noise, sigma (B,), labels (B,) or None.
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+Denoise = Callable[[Tensor, Tensor, Tensor | None], Tensor]

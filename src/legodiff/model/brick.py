@@ -1,0 +1,116 @@
+"""One LEGO brick: a small DiT over the patches of an image, each patch on its own."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from legodiff.model.layers import Block, Output, position_embedding
+from legodiff.model.patches import PatchSample, coordinates, merge, split
+
+
+@dataclass(frozen=True)
+class BrickSpec:
+    """What one brick is. Raises ValueError for sizes that cannot be."""
+
+    size: int | Literal["image"]
+    """Side r of its square patches in pixels, or "image": one patch, the whole canvas."""
+    local: int
+    """Side of the local receptive field in pixels (the paper's l): one token covers l x l."""
+    depth: int
+    """Number of DiT blocks."""
+
+    def __post_init__(self) -> None:
+        for name, value in (("local", self.local), ("depth", self.depth)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(
+                    f"brick: {name} is {value!r}; it must be a whole number, 1 or more"
+                )
+        if self.size == "image":
+            return
+        if not isinstance(self.size, int) or self.size < 1:
+            raise ValueError(
+                f'brick: size is {self.size!r}; it must be a side in pixels or "image"'
+            )
+        if self.size % self.local:
+            raise ValueError(
+                f"brick of size {self.size}: its local field of {self.local} does not divide it; "
+                f"choose local from the divisors of {self.size}"
+            )
+
+    @property
+    def is_image(self) -> bool:
+        return self.size == "image"
+
+    @property
+    def step(self) -> int:
+        """The number that must divide both sides of a canvas."""
+        return self.local if self.size == "image" else self.size
+
+    def patch(self, canvas: tuple[int, int]) -> tuple[int, int]:
+        """Height and width in pixels of this brick's patches on a canvas."""
+        return canvas if self.size == "image" else (self.size, self.size)
+
+
+class LegoBrick(nn.Module):
+    """Channels of an image (B, C_in, H, W) to raw output (B, C_out, H, W), patch by patch."""
+
+    def __init__(
+        self,
+        spec: BrickSpec,
+        channels_in: int,
+        channels_out: int,
+        width: int,
+        heads: int,
+        mlp_ratio: float,
+        trained: tuple[int, int],
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        self.trained = trained
+        field = spec.local**2
+        self.embed = nn.Linear((channels_in + 2) * field, width)  # the two are row and column
+        self.blocks = nn.ModuleList([Block(width, heads, mlp_ratio) for _ in range(spec.depth)])
+        self.output = Output(width, channels_out * field)
+
+    def forward(
+        self, image: Tensor, condition: Tensor, sample: PatchSample | None = None
+    ) -> Tensor:
+        """Runs every patch, or only those of ``sample`` (the others come out as zero)."""
+        canvas = (image.shape[-2], image.shape[-1])
+        patch = self.spec.patch(canvas)
+        local = self.spec.local
+
+        patches = split(image, patch)  # (B, P, C_in, r, r)
+        places = self.place(canvas, image)  # (1, P, N, D)
+        if sample is not None:
+            patches, places = sample.take(patches), places[0][sample.index]  # (B, K, ...)
+        fields = split(patches, local).flatten(-3)  # (B, P, N, C_in * l * l)
+        tokens = F.linear(fields, self.embed.weight[:, : fields.shape[-1]]) + places
+
+        for block in self.blocks:
+            tokens = block(tokens, condition)
+
+        fields = self.output(tokens, condition).unflatten(-1, (-1, local, local))
+        patches = merge(fields, patch)  # (B, P, C_out, r, r)
+        if sample is not None:
+            patches = sample.put(patches)
+        return merge(patches, canvas)
+
+    def place(self, canvas: tuple[int, int], like: Tensor) -> Tensor:
+        """What a token knows of where it is: (1, P, N, D).
+
+        The embedding of its pixel coordinates on the canvas, plus its position within the patch.
+        The same for every image, so it is computed once and not per image.
+        """
+        local, patch = self.spec.local, self.spec.patch(canvas)
+        fields = split(split(coordinates(canvas, like.device), patch), local).flatten(-3)
+        weight = self.embed.weight[:, -fields.shape[-1] :]
+        grid = (patch[0] // local, patch[1] // local)
+        trained = self.spec.patch(self.trained)
+        trained_grid = (trained[0] // local, trained[1] // local)
+        positions = position_embedding(grid, trained_grid, len(weight), like.device)
+        return (
+            F.linear(fields.to(like.dtype), weight, self.embed.bias) + positions.to(like.dtype)
+        )[None]

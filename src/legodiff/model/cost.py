@@ -1,0 +1,63 @@
+"""What bricks cost, counted and not estimated: parameters, and FLOPs of running them.
+
+FLOPs = 2 x multiply-accumulates of every matrix product and attention, for one image and one
+forward pass, counted on the meta device: on CPU torch's counter leaves out attention.
+"""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from legodiff.model.stack import LegoStack, StackSpec
+
+
+@lru_cache(maxsize=256)
+def subset_flops(spec: StackSpec, bricks: tuple[int, ...], size: tuple[int, int]) -> int:
+    """FLOPs of one image of ``size`` (height, width) through the given bricks."""
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        LegoStack(spec)(torch.empty(1, spec.channels, *size), torch.empty(1), bricks=bricks)
+    return int(counter.get_total_flops())
+
+
+def shared_flops(spec: StackSpec) -> int:
+    """FLOPs every evaluation pays, whichever bricks run: the embedding of the noise level."""
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        LegoStack(spec).noise_embedding(torch.empty(1))
+    return int(counter.get_total_flops())
+
+
+def brick_flops(spec: StackSpec, size: tuple[int, int] | None = None) -> tuple[int, ...]:
+    """FLOPs of one image through each brick, at ``size`` or the training size, embedding aside."""
+    shared = shared_flops(spec)
+    return tuple(
+        subset_flops(spec, (brick,), size or spec.image_size) - shared
+        for brick in range(len(spec.bricks))
+    )
+
+
+def brick_parameters(spec: StackSpec) -> tuple[int, ...]:
+    """Parameters of each brick, and last of what they share: noise and class embedding."""
+    with torch.device("meta"):
+        stack = LegoStack(spec)
+    total = sum(p.numel() for p in stack.parameters())
+    own = [sum(p.numel() for p in brick.parameters()) for brick in stack.bricks]
+    return (*own, total - sum(own))
+
+
+class Meter:
+    """A stack that counts, in images, what it is asked to do."""
+
+    def __init__(self, stack: LegoStack) -> None:
+        self.stack = stack
+        self.evaluations = self.flops = 0
+
+    def __call__(
+        self, noisy: Tensor, sigma: Tensor, labels: Tensor | None, bricks: tuple[int, ...]
+    ) -> Tensor:
+        size = (noisy.shape[2], noisy.shape[3])
+        self.evaluations += len(noisy)
+        self.flops += len(noisy) * subset_flops(self.stack.spec, bricks, size)
+        estimate: Tensor = self.stack(noisy, sigma, labels, bricks=bricks)
+        return estimate

@@ -1,0 +1,160 @@
+"""The layers of a DiT (Peebles & Xie 2023), over the tokens of many patches at once.
+
+Shapes: B images, P patches an image, N tokens a patch, D width. Tokens are (B, P, N, D). Attention
+stays inside a patch; every linear layer sees all B * P * N tokens as one matrix; the adaLN
+modulation belongs to the image, is computed once for it, and is broadcast over its P * N tokens.
+"""
+
+from functools import lru_cache
+from math import log
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+MAX_CUDA_SEQUENCES = 65_535  # CUDA attention kernels put the batch on a 16-bit grid axis
+
+
+class Modulation(nn.Linear):
+    """Condition (B, D) to ``parts`` modulation vectors, each (B, 1, 1, D)."""
+
+    def __init__(self, width: int, parts: int) -> None:
+        super().__init__(width, parts * width)
+        self.parts = parts
+
+    def forward(self, condition: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        return super().forward(F.silu(condition))[:, None, None].chunk(self.parts, dim=-1)
+
+
+def modulate(tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Layer norm without weights of its own, then adaLN's scale and shift."""
+    normed = F.layer_norm(tokens, tokens.shape[-1:], eps=1e-6)
+    return torch.addcmul(shift, normed, 1 + scale)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention among the N tokens of each patch."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        batch, patches, count, width = tokens.shape
+        qkv = self.qkv(tokens).view(batch * patches, count, 3, self.heads, width // self.heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B * P, heads, N, D / heads)
+        if tokens.is_cuda and len(query) > MAX_CUDA_SEQUENCES:
+            parts = zip(*(x.split(MAX_CUDA_SEQUENCES) for x in (query, key, value)), strict=True)
+            mixed = torch.cat([F.scaled_dot_product_attention(*part) for part in parts])
+        else:
+            mixed = F.scaled_dot_product_attention(query, key, value)
+        out: Tensor = self.out(mixed.transpose(1, 2).reshape(tokens.shape))
+        return out
+
+
+class Block(nn.Module):
+    """The adaLN-Zero block of DiT: the identity until it is trained."""
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.modulation = Modulation(width, parts=6)
+        self.attention = Attention(width, heads)
+        hidden = int(mlp_ratio * width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width)
+        )
+
+    def forward(self, tokens: Tensor, condition: Tensor) -> Tensor:
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition)
+        tokens = torch.addcmul(tokens, gate1, self.attention(modulate(tokens, shift1, scale1)))
+        return torch.addcmul(tokens, gate2, self.mlp(modulate(tokens, shift2, scale2)))
+
+
+class Output(nn.Module):
+    """The final adaLN and linear layer: tokens (B, P, N, D) to (B, P, N, channels)."""
+
+    def __init__(self, width: int, channels: int) -> None:
+        super().__init__()
+        self.modulation = Modulation(width, parts=2)
+        self.linear = nn.Linear(width, channels)
+
+    def forward(self, tokens: Tensor, condition: Tensor) -> Tensor:
+        shift, scale = self.modulation(condition)
+        out: Tensor = self.linear(modulate(tokens, shift, scale))
+        return out
+
+
+class NoiseEmbedding(nn.Module):
+    """c_noise (B,) to (B, D): 256 sinusoids of periods up to 10,000, then a small network."""
+
+    frequencies = 256
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(self.frequencies, width)
+        self.second = nn.Linear(width, width)
+
+    def forward(self, c_noise: Tensor) -> Tensor:
+        half = self.frequencies // 2
+        ramp = torch.arange(half, device=c_noise.device, dtype=torch.float32) / half
+        angles = c_noise.float()[:, None] * torch.exp(-log(10_000) * ramp)
+        waves = torch.cat([angles.cos(), angles.sin()], dim=1)
+        out: Tensor = self.second(F.silu(self.first(waves.to(self.first.weight.dtype))))
+        return out
+
+
+@lru_cache(maxsize=64)
+def position_embedding(
+    grid: tuple[int, int], trained: tuple[int, int], width: int, device: torch.device
+) -> Tensor:
+    """DiT's fixed sine-cosine embedding of a grid of tokens: float32 of shape (rows * columns, D).
+
+    The first half of the channels tells the column, the second the row. A grid other than the
+    ``trained`` one is stretched over it, so that positions stay inside the range seen in training;
+    the trained grid itself is embedded exactly as in DiT.
+    """
+
+    def embed(position: Tensor) -> Tensor:
+        ramp = torch.arange(width // 4, dtype=torch.float64, device="cpu") / (width // 4)
+        angles = position[:, None] * 10_000.0**-ramp
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+    with torch.inference_mode(False):  # the cached tensor must also serve training
+        rows, columns = (
+            embed((torch.arange(n, dtype=torch.float64, device="cpu") + 0.5) * t / n - 0.5)
+            for n, t in zip(grid, trained, strict=True)
+        )
+        table = torch.cat(
+            [columns.repeat(grid[0], 1), rows.repeat_interleave(grid[1], dim=0)], dim=1
+        )
+        return table.float().to(device)
+
+
+def initialize(network: nn.Module, class_std: float) -> None:
+    """Sets every weight of a freshly built network; the only place where weights are drawn.
+
+    | layer                             | weight           | bias |
+    |-----------------------------------|------------------|------|
+    | linear                            | Xavier uniform   | 0    |
+    | linear of ``NoiseEmbedding``      | N(0, 0.02²)      | 0    |
+    | class table                       | N(0, class_std²) |      |
+    | ``Modulation``, last of ``Output``| 0                | 0    |
+
+    The zeros make each block the identity and each brick's raw output zero (adaLN-Zero).
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=class_std)
+    for module in network.modules():
+        if isinstance(module, NoiseEmbedding):
+            nn.init.normal_(module.first.weight, std=0.02)
+            nn.init.normal_(module.second.weight, std=0.02)
+        elif isinstance(module, Modulation):
+            nn.init.zeros_(module.weight)
+        elif isinstance(module, Output):
+            nn.init.zeros_(module.linear.weight)

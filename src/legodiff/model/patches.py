@@ -1,0 +1,89 @@
+"""Images to square pieces and back, and the coordinates of their pixels.
+
+One pair of functions serves twice: an image is split into patches of a brick's size, and a patch is
+split into the local fields that become tokens. Any H x W that the side divides will do.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+def split(image: Tensor, side: int | tuple[int, int]) -> Tensor:
+    """Cuts (..., C, H, W) into non-overlapping pieces, row by row: (..., P, C, side, side).
+
+    ``side`` is one number or (height, width). Raises ValueError if it does not divide the image.
+    """
+    rows, columns = (side, side) if isinstance(side, int) else side
+    *batch, channels, height, width = image.shape
+    if height % rows or width % columns:
+        raise ValueError(f"pieces of {rows}x{columns} do not divide an image of {height}x{width}")
+    image = image.reshape(*batch, channels, height // rows, rows, width // columns, columns)
+    pieces = image.movedim((-4, -2), (-5, -4))  # (..., H/rows, W/columns, C, rows, columns)
+    return pieces.flatten(-5, -4)
+
+
+def merge(pieces: Tensor, size: tuple[int, int]) -> Tensor:
+    """The inverse of ``split``: (..., P, C, rows, columns) to (..., C, H, W), size = (H, W)."""
+    channels, rows, columns = pieces.shape[-3:]
+    grid = (size[0] // rows, size[1] // columns)
+    pieces = pieces.reshape(*pieces.shape[:-4], *grid, channels, rows, columns)
+    image = pieces.movedim((-5, -4), (-4, -2))  # (..., C, H/rows, rows, W/columns, columns)
+    return image.reshape(*image.shape[:-5], channels, *size)
+
+
+@lru_cache(maxsize=64)
+def coordinates(size: tuple[int, int], device: torch.device) -> Tensor:
+    """Normalised pixel coordinates of a canvas (the paper's m): float32 of shape (2, H, W).
+
+    Channel 0 is the row, channel 1 the column; both run from -1 to 1 over the whole canvas.
+    """
+    with torch.inference_mode(False):  # the cached tensor must also serve training
+        axes = [torch.linspace(-1, 1, side, dtype=torch.float64, device=device) for side in size]
+        return torch.stack(torch.meshgrid(*axes, indexing="ij")).float()
+
+
+@dataclass(frozen=True)
+class PatchSample:
+    """The patches one patch-brick is trained on: for each image, which of its P patches."""
+
+    index: Tensor
+    """int64 (B, K): K different patches of each image, numbered row by row."""
+    side: tuple[int, int]
+    size: tuple[int, int]
+
+    @classmethod
+    def draw(
+        cls,
+        batch: int,
+        ratio: float,
+        side: tuple[int, int],
+        size: tuple[int, int],
+        generator: torch.Generator | None = None,
+        device: torch.device | None = None,
+    ) -> "PatchSample":
+        """Draws round(ratio * P) patches (at least one) of each image, without replacement."""
+        count = (size[0] // side[0]) * (size[1] // side[1])
+        kept = max(1, round(ratio * count))
+        draw = torch.rand(batch, count, generator=generator, device=device)
+        return cls(draw.argsort(dim=1)[:, :kept], side, size)
+
+    def take(self, pieces: Tensor) -> Tensor:
+        """(B, P, ...) to (B, K, ...)."""
+        rows = torch.arange(len(self.index), device=self.index.device)
+        return pieces[rows[:, None], self.index]
+
+    def put(self, pieces: Tensor) -> Tensor:
+        """(B, K, ...) to (B, P, ...), zero where nothing was sampled."""
+        count = (self.size[0] // self.side[0]) * (self.size[1] // self.side[1])
+        canvas = pieces.new_zeros(len(pieces), count, *pieces.shape[2:])
+        rows = torch.arange(len(self.index), device=self.index.device)
+        return canvas.index_put((rows[:, None], self.index), pieces)
+
+    @property
+    def mask(self) -> Tensor:
+        """bool (B, 1, H, W): the pixels of the sampled patches."""
+        ones = torch.ones(*self.index.shape, 1, *self.side, device=self.index.device)
+        return merge(self.put(ones), self.size).bool()

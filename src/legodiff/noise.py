@@ -1,0 +1,60 @@
+"""Noise levels: the grids samplers walk, the distributions training draws from, the DDPM table.
+
+Everything here is a pure function of numbers. A noise level is ``sigma``, the standard deviation of
+the noise in Karras' variance-exploding form ``noisy = clean + sigma * noise``. DDPM says the same
+with its cumulative product ``abar`` (the paper's alpha_t): ``sigma = sqrt((1 - abar) / abar)``.
+"""
+
+import torch
+from torch import Tensor
+
+
+def wide_dtype(device: torch.device) -> torch.dtype:
+    """float64, or float32 on a device that has none (Apple's MPS)."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def karras_sigmas(
+    steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
+) -> Tensor:
+    """The sampling grid of EDM (Karras et al. 2022, equation 5).
+
+    Returns float64 of shape (steps + 1,), falling from ``sigma_max`` to ``sigma_min`` and then 0.
+    Raises ValueError if ``steps`` < 1 or not ``0 < sigma_min <= sigma_max``.
+    """
+    if steps < 1:
+        raise ValueError(f"steps is {steps}; sampling needs at least 1")
+    if not 0 < sigma_min <= sigma_max:
+        raise ValueError(f"sigma_min {sigma_min}, sigma_max {sigma_max}: need 0 < min <= max")
+    ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
+    high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    return torch.cat([(high + ramp * (low - high)) ** rho, ramp.new_zeros(1)])
+
+
+def lognormal_sigmas(
+    count: int,
+    mean: float = -1.2,
+    std: float = 1.2,
+    generator: torch.Generator | None = None,
+    device: torch.device | None = None,
+) -> Tensor:
+    """Training noise levels of EDM: ``ln sigma ~ N(mean, std²)``. Float32 of shape (count,)."""
+    return (mean + std * torch.randn(count, generator=generator, device=device)).exp()
+
+
+def ddpm_sigmas(steps: int = 1000, beta_first: float = 1e-4, beta_last: float = 0.02) -> Tensor:
+    """DDPM's linear beta table in sigma coordinates (Ho et al. 2020, section 4).
+
+    Returns float64 of shape (steps,), rising; entry t is the noise level of timestep t.
+    """
+    betas = torch.linspace(beta_first, beta_last, steps, dtype=torch.float64)
+    abar = torch.cumprod(1 - betas, dim=0)
+    return ((1 - abar) / abar).sqrt()
+
+
+def ddpm_table_sigmas(
+    count: int, generator: torch.Generator | None = None, device: torch.device | None = None
+) -> Tensor:
+    """Training noise levels of DDPM, uniform over the table. Float32 of shape (count,)."""
+    table = ddpm_sigmas().float().to(device)
+    return table[torch.randint(len(table), (count,), generator=generator, device=device)]

@@ -1,0 +1,107 @@
+"""Pictures people look at: grids of images, curves, and PNG files that say how they were made."""
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
+
+from legodiff.store import write_atomically
+
+SMALLEST = 48  # pixels: smaller images are enlarged in grids, so that one can see them
+PAPER, INK = (255, 255, 255), (40, 40, 40)
+
+
+def save_png(path: Path, image: Image.Image, metadata: Mapping[str, Any] | None = None) -> None:
+    """Writes a PNG whole or not at all; ``metadata`` goes into its text chunks, as JSON values."""
+    info = PngInfo()
+    for key, value in (metadata or {}).items():
+        info.add_text(key, value if isinstance(value, str) else json.dumps(value))
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", pnginfo=info)
+    write_atomically(path, buffer.getvalue())
+
+
+def grid(images: Sequence[Image.Image], columns: int, gap: int = 2) -> Image.Image:
+    """Images of one size side by side, row by row, on white. Small ones are enlarged unsmoothed."""
+    width, height = images[0].size
+    zoom = max(1, SMALLEST // min(width, height))
+    width, height = width * zoom, height * zoom
+    rows = -(-len(images) // columns)
+    sheet = Image.new("RGB", (columns * (width + gap) - gap, rows * (height + gap) - gap), PAPER)
+    for number, image in enumerate(images):
+        row, column = divmod(number, columns)
+        tile = image.convert("RGB").resize((width, height), Image.Resampling.NEAREST)
+        sheet.paste(tile, (column * (width + gap), row * (height + gap)))
+    return sheet
+
+
+def captioned(panels: Sequence[tuple[str, Image.Image]], margin: int = 16) -> Image.Image:
+    """Pictures side by side on white, each under its caption (which may have several lines)."""
+    font = ImageFont.load_default(size=15)
+    pen = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    boxes = [pen.multiline_textbbox((0, 0), caption, font=font) for caption, _ in panels]
+    head = int(max(box[3] for box in boxes)) + margin // 2
+    widths = [max(image.width, int(box[2])) for box, (_, image) in zip(boxes, panels, strict=True)]
+    height = margin * 2 + head + max(image.height for _, image in panels)
+    sheet = Image.new("RGB", (sum(widths) + margin * (len(panels) + 1), height), PAPER)
+    pen, x = ImageDraw.Draw(sheet), margin
+    for width, (caption, image) in zip(widths, panels, strict=True):
+        pen.multiline_text((x, margin), caption, font=font, fill=INK)
+        sheet.paste(image, (x, margin + head))
+        x += width + margin
+    return sheet
+
+
+def table_of_images(
+    rows: Sequence[tuple[str, Sequence[Image.Image]]], columns: Sequence[str], title: str
+) -> Image.Image:
+    """Images in a table with a caption for each row and each column."""
+    zoom = max(1, 64 // min(rows[0][1][0].size))
+    width, height = (side * zoom for side in rows[0][1][0].size)
+    font, gap, margin, head = ImageFont.load_default(size=14), 4, 16, 76
+    pen = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    left = margin + int(max(pen.textlength(caption, font=font) for caption, _ in rows)) + 12
+    size = (
+        max(left + len(columns) * (width + gap), int(pen.textlength(title, font=font)) + margin)
+        + margin,
+        head + len(rows) * (height + gap) + margin,
+    )
+    sheet = Image.new("RGB", size, PAPER)
+    pen = ImageDraw.Draw(sheet)
+    pen.text((margin, margin), title, font=font, fill=INK)
+    for number, caption in enumerate(columns):
+        x = left + number * (width + gap) + width / 2
+        pen.text((x, head - 12), caption, font=font, fill=INK, anchor="ms")
+    for row, (caption, images) in enumerate(rows):
+        y = head + row * (height + gap)
+        pen.text((margin, y + height / 2), caption, font=font, fill=INK, anchor="lm")
+        for number, image in enumerate(images):
+            tile = image.convert("RGB").resize((width, height), Image.Resampling.NEAREST)
+            sheet.paste(tile, (left + number * (width + gap), y))
+    return sheet
+
+
+def loss_curve(path: Path, log: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
+    """Draws the loss of each brick over images seen, from the lines of a ``log.jsonl``."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ValueError(
+            "curves need matplotlib, which is not installed; run: pip install 'legodiff[demo]'"
+        ) from error
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for number, name in enumerate(names):
+        axes.plot(
+            [line["images"] for line in log], [line["losses"][number] for line in log], label=name
+        )
+    axes.set(xlabel="images seen", ylabel="training loss (raw units)", yscale="log")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(title="bricks, bottom to top")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    write_atomically(path, buffer.getvalue())

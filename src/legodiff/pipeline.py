@@ -1,0 +1,299 @@
+"""What a user holds: a trained stack with everything needed to draw with it."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from legodiff import store
+from legodiff.codec import PixelCodec, to_pil
+from legodiff.diffusion.guidance import guided
+from legodiff.diffusion.samplers import heun, heun_levels
+from legodiff.diffusion.skipping import SkipPlan, skipping
+from legodiff.model.cost import Meter, subset_flops
+from legodiff.model.stack import LegoStack
+from legodiff.noise import karras_sigmas
+
+SAMPLERS = {"heun": heun}
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Where sampling starts and ends, and how its steps are spread (EDM's defaults)."""
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+
+    def sigmas(self, steps: int) -> Tensor:
+        return karras_sigmas(steps, self.sigma_min, self.sigma_max, self.rho)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What a pipeline drew: one entry for each seed, and the cost of an image."""
+
+    images: list[Image.Image]
+    seeds: list[int]
+    labels: list[int | None]
+    nfe: int
+    """Network evaluations per image; guidance takes two for each call of the denoiser."""
+    flops: int
+    """FLOPs per image of the bricks that ran, 2 x multiply-accumulates."""
+    plan: SkipPlan
+
+
+class LegoPipeline:
+    """Draws images: ``pipe(labels=[3, 3], seeds=[0, 1])``."""
+
+    def __init__(
+        self,
+        stack: LegoStack,
+        codec: PixelCodec | None = None,
+        class_names: Sequence[str] = (),
+        sampling: Sampling | None = None,
+        label_dropout: float = 0.0,
+        run: Mapping[str, Any] | None = None,
+    ) -> None:
+        """
+        Args:
+            stack: the denoiser.
+            codec: its model space; by default plain [-1, 1].
+            class_names: one name a class, or none at all.
+            sampling: range of noise levels to sample over.
+            label_dropout: share of training images seen without their label; 0 means that
+                classifier-free guidance has nothing to work with.
+            run: the configuration of the training run, kept for the record.
+        """
+        self.stack = stack
+        self.codec = codec or PixelCodec(mean=(0.0,) * stack.spec.channels)
+        self.class_names = tuple(class_names)
+        self.sampling = sampling or Sampling()
+        self.label_dropout = label_dropout
+        self.run = run
+
+    @property
+    def denoise(self) -> LegoStack:
+        """The callable (noisy, sigma, labels) -> clean estimate."""
+        return self.stack
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.stack.parameters()).device
+
+    def to(self, device: torch.device | str) -> "LegoPipeline":
+        self.stack.to(device)
+        return self
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        labels: Sequence[int | str | None] | int | str | None = None,
+        seeds: Sequence[int] | int | None = None,
+        steps: int = 18,
+        guidance: float = 1.0,
+        sampler: str = "heun",
+        budget: float | None = None,
+        plan: SkipPlan | None = None,
+        size: tuple[int, int] | None = None,
+        batch: int = 16,
+        on_progress: Callable[[float], None] | None = None,
+    ) -> Samples:
+        """Draws one image for each seed.
+
+        Args:
+            labels: class indices or names, None for no class; one for each seed, or one for all.
+            seeds: whole numbers; by default 0, 1, ... An image depends on its own seed, label and
+                the arguments below, not on the rest of the batch.
+            steps: steps of the sampler.
+            guidance: classifier-free guidance scale; 1 is none and costs one evaluation a call.
+            sampler: "heun".
+            budget: share of the full FLOPs, at most 1: skips the top brick in as few steps as that
+                needs, by the paper's rule for this stack.
+            plan: which bricks to run at which noise level; not together with ``budget``.
+            size: (height, width) of the canvas; by default the training size.
+            batch: images drawn at a time.
+            on_progress: called after each step with the images done so far, a fraction counted.
+
+        Raises ValueError, in one line, for arguments that cannot be.
+        """
+        spec = self.stack.spec
+        size = spec.image_size if size is None else (int(size[0]), int(size[1]))
+        spec.check_canvas(size)
+        indices, seeds = self._pair(labels, seeds)
+        self._check_guidance(guidance, indices)
+        if sampler not in SAMPLERS:
+            raise ValueError(f"unknown sampler {sampler!r}; choose from {', '.join(SAMPLERS)}")
+        if batch < 1:
+            raise ValueError(f"batch is {batch}; it must be 1 or more")
+        sigmas = self.sampling.sigmas(steps)
+        plan = self._plan(budget, plan, sigmas, size)
+
+        meter = Meter(self.stack)
+        denoise = guided(skipping(meter, plan), guidance, spec.classes)
+        images: list[Image.Image] = []
+        for start in range(0, len(seeds), batch):
+            generators = [torch.Generator().manual_seed(s) for s in seeds[start : start + batch]]
+            noise = torch.stack(
+                [torch.randn(spec.channels, *size, generator=g) for g in generators]
+            ).to(self.device)
+            chosen = None
+            if spec.classes:
+                chosen = torch.tensor(
+                    [spec.classes if i is None else i for i in indices[start : start + batch]],
+                    device=self.device,
+                )
+            on_step = _images_done(on_progress, start, len(noise), steps)
+            drawn = SAMPLERS[sampler](denoise, noise, sigmas, chosen, on_step=on_step)
+            if not drawn.isfinite().all():
+                raise ValueError("the model drew values that are not finite; is it broken?")
+            images += to_pil(self.codec.decode(drawn))
+        count = len(seeds)
+        return Samples(
+            images, seeds, indices, meter.evaluations // count, meter.flops // count, plan
+        )
+
+    def paper_plan(self, fraction: float, steps: int) -> SkipPlan:
+        """The paper's rule: leave out the top brick in a fraction of the steps.
+
+        The last steps (low noise) if that brick covers the whole image, as in progressive growth;
+        the first ones (high noise) if it is a patch-brick, as in progressive refinement.
+        """
+        bricks = self.stack.spec.bricks
+        rule = SkipPlan.skip_low_noise if bricks[-1].is_image else SkipPlan.skip_high_noise
+        return rule(len(bricks), fraction, self.sampling.sigmas(steps))
+
+    def label_index(self, label: int | str | None) -> int | None:
+        """The class index of a name or an index, checked; None stays None."""
+        classes = self.stack.spec.classes
+        if label is None or (not isinstance(label, str) and label == classes):
+            return None
+        if isinstance(label, str) and label in self.class_names:
+            return self.class_names.index(label)
+        if classes and isinstance(label, int) and 0 <= label < classes:
+            return label
+        if not classes:
+            raise ValueError(f"label {label!r}: this model was trained without classes")
+        names = f" ({', '.join(self.class_names[:12])})" if self.class_names else ""
+        raise ValueError(f"label {label!r}: choose from 0 to {classes - 1}{names}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the weights."""
+        values = {
+            "stack": self.stack.spec.to_dict(),
+            "codec": self.codec.to_dict(),
+            "class_names": list(self.class_names),
+            "sampling": asdict(self.sampling),
+            "label_dropout": self.label_dropout,
+            "run": self.run,
+        }
+        return dict(json.loads(json.dumps(values)))  # tuples to lists, as they will be read
+
+    @property
+    def fingerprint(self) -> str:
+        """A short hash of the configuration, for the metadata of images."""
+        text = json.dumps(self.to_dict(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Writes ``model.safetensors`` and ``config.json``."""
+        store.write_weights(Path(folder) / store.WEIGHTS, self.stack.state_dict())
+        store.write_config(Path(folder), self.to_dict())
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | os.PathLike[str], device: torch.device | str = "cpu"
+    ) -> "LegoPipeline":
+        """Opens a pipeline, a run, a bare stack or a Hub id, ready to draw.
+
+        Raises ValueError if there is none, or if its files do not fit together.
+        """
+        path = store.locate(folder)
+        config = store.read_config(path)
+        known = {"format", "stack", "codec", "class_names", "sampling", "label_dropout", "run"}
+        if unknown := config.keys() - known:
+            raise ValueError(f"{path / store.CONFIG}: unknown key {min(unknown)!r}")
+        pipe = cls(
+            LegoStack.from_pretrained(path),
+            PixelCodec.from_dict(config["codec"]) if "codec" in config else None,
+            config.get("class_names", ()),
+            store.build(Sampling, "sampling", config.get("sampling", {})),
+            config.get("label_dropout", 0.0),
+            config.get("run"),
+        )
+        return pipe.to(device)
+
+    def _pair(
+        self, labels: Any, seeds: Sequence[int] | int | None
+    ) -> tuple[list[int | None], list[int]]:
+        """One label index and one seed for each image."""
+        single = labels is None or isinstance(labels, int | str)
+        listed = [labels] if single else list(labels)
+        if seeds is None:
+            seeds = range(len(listed))
+        numbers = [seeds] if isinstance(seeds, int) else [int(seed) for seed in seeds]
+        if single or (len(listed) == 1 and len(numbers) > 1):
+            listed = listed * len(numbers)
+        if not numbers or len(listed) != len(numbers):
+            raise ValueError(
+                f"{len(listed)} labels and {len(numbers)} seeds: give one label for each seed, "
+                "or one for all"
+            )
+        if any(not 0 <= seed < 2**63 for seed in numbers):
+            raise ValueError("a seed must be a whole number from 0 to 2**63 - 1")
+        return [self.label_index(label) for label in listed], numbers
+
+    def _check_guidance(self, guidance: float, labels: list[int | None]) -> None:
+        if guidance == 1:
+            return
+        if not self.stack.spec.classes:
+            raise ValueError("guidance needs classes, and this model was trained without any")
+        if not self.label_dropout:
+            raise ValueError(
+                "guidance needs a model trained with label dropout, and this one was not; "
+                "use guidance=1"
+            )
+        if set(labels) == {None}:
+            raise ValueError("guidance needs labels to guide towards")
+
+    def _plan(
+        self, budget: float | None, plan: SkipPlan | None, sigmas: Tensor, size: tuple[int, int]
+    ) -> SkipPlan:
+        count = len(self.stack.spec.bricks)
+        if budget is not None and plan is not None:
+            raise ValueError("give a budget or a plan, not both")
+        if plan is not None:
+            if any(max(bricks) >= count for _, bricks in plan.bands):
+                raise ValueError(f"the plan names a brick that this stack of {count} has not")
+            return plan
+        if budget is None:
+            return SkipPlan.full(count)
+        if not 0 < budget <= 1:
+            raise ValueError(f"budget is {budget}; it is a share of the full FLOPs, in (0, 1]")
+        steps = len(sigmas) - 1
+        full = subset_flops(self.stack.spec, tuple(range(count)), size)
+        share = 1.0
+        for skipped in range(steps + 1 if count > 1 else 1):
+            plan = self.paper_plan(skipped / steps, steps) if skipped else SkipPlan.full(count)
+            levels = heun_levels(sigmas)
+            flops = [subset_flops(self.stack.spec, plan.bricks(s), size) for s in levels]
+            share = sum(flops) / (full * len(levels))
+            if share <= budget:
+                return plan
+        raise ValueError(f"budget {budget} is too small: the cheapest plan takes {share:.3f}")
+
+
+def _images_done(
+    report: Callable[[float], None] | None, start: int, count: int, steps: int
+) -> Callable[[int, Tensor], None] | None:
+    """A sampler's step callback that reports images done, from one that wants their number."""
+    if report is None:
+        return None
+    return lambda step, _: report(start + count * step / steps)

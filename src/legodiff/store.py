@@ -1,0 +1,119 @@
+"""Model folders: weights in safetensors, everything else in one JSON file.
+
+A folder holds ``model.safetensors`` and ``config.json``. The JSON always has a "stack" (what the
+network is); a pipeline adds "codec", "class_names" and the like, a run adds "run". So a run is a
+pipeline, and both can be opened as a bare stack. Nothing read here can execute anything.
+"""
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+FORMAT = "legodiff-1"
+
+
+Built = TypeVar("Built")
+
+
+def build(kind: type[Built], what: str, values: Any) -> Built:
+    """A dataclass from JSON data. Raises ValueError for unknown or missing keys of ``what``."""
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{what}: {values!r} is not a set of named values")
+    known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            near = get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+            raise ValueError(f"{what}: unknown key {key!r}; {hint}")
+    try:
+        return kind(**values)
+    except TypeError as error:  # __init__() missing 1 required positional argument: 'x'
+        raise ValueError(f"{what}: {str(error).split('() ')[-1]}") from error
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes a file whole or not at all: a temporary neighbour, fsync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp made it private
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Writes tensors from any device as one safetensors file, whole or not at all."""
+    cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomically(path, save(cpu, metadata={"format": "pt"}))
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Raises ValueError if the file is missing or is not safetensors."""
+    if not path.is_file():
+        raise ValueError(f"{path.parent} holds no {path.name}; is it a model or run folder?")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file ({error})") from error
+
+
+def write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Writes ``config.json``, whole or not at all."""
+    text = json.dumps({"format": FORMAT, **config}, indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomically(folder / CONFIG, text.encode() + b"\n")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Raises ValueError if the file is missing, is not JSON, or was written by something else."""
+    path = folder / CONFIG
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no {CONFIG}; is it a model or run folder?")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error})") from error
+    found = config.get("format") if isinstance(config, dict) else None
+    if found != FORMAT or "stack" not in config:
+        raise ValueError(f'{path} has format {found!r}; this version reads "{FORMAT}"')
+    return dict(config)
+
+
+def locate(folder_or_hub_id: str | os.PathLike[str], revision: str | None = None) -> Path:
+    """A local folder as it is, or a Hugging Face Hub id downloaded to the cache.
+
+    Only ``*.safetensors`` and ``*.json`` are ever fetched. Raises ValueError if neither exists.
+    """
+    folder = Path(folder_or_hub_id)
+    if folder.is_dir():
+        return folder
+    name = str(folder_or_hub_id)
+    if folder.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise ValueError(f"{name} is neither a folder nor a Hub id of the form owner/name")
+    from huggingface_hub import snapshot_download  # imported here: slow, and rarely needed
+
+    try:
+        return Path(
+            snapshot_download(name, revision=revision, allow_patterns=["*.safetensors", "*.json"])
+        )
+    except Exception as error:  # the Hub client raises many kinds; the user needs one line
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise ValueError(f"no folder {name}, and the Hub did not give it: {reason}") from error

@@ -1,0 +1,1 @@
+"""Training: one flat loop, and what it keeps."""

@@ -1,0 +1,78 @@
+"""What a run says of itself: ``log.jsonl``, and a status for the progress bar."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+POINTS, LONGEST = 200, 10_000  # lines in a short run; images between lines in a long one
+REPORT_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a progress bar shows."""
+
+    images: int
+    loss: float
+    images_per_second: float
+
+
+class Log:
+    """Averages the losses of the steps and writes a JSON line every so many images.
+
+    A line has images, loss, losses (one a brick, bottom to top), learning_rate, images_per_second.
+    Lines beyond ``seen`` images, left by a run that was resumed further back, are removed.
+    """
+
+    def __init__(
+        self, path: Path, images: int, seen: int, on_status: Callable[[Status], None] | None
+    ) -> None:
+        self.path, self.on_status = path, on_status
+        self.every = max(1, min(images // POINTS, LONGEST))
+        self.written = self.reported_images = seen
+        self.reported = self.began = time.perf_counter()
+        self.losses: list[Tensor] = []
+        self.rate = 0.0
+        old = path.read_text().splitlines() if path.exists() else []
+        path.write_text("".join(f"{line}\n" for line in old if json.loads(line)["images"] <= seen))
+
+    def add(self, seen: int, losses: Tensor, rate: float) -> None:
+        """Takes in one step: losses (K, B) of the bricks, at ``seen`` images after it."""
+        self.losses.append(losses.mean(dim=1))
+        self.rate = rate
+        if seen - self.written >= self.every:
+            self.write(seen)
+        now = time.perf_counter()
+        if self.on_status is not None and now - self.reported >= REPORT_SECONDS:
+            speed = (seen - self.reported_images) / (now - self.reported)
+            self.on_status(Status(seen, float(losses.mean()), speed))
+            self.reported, self.reported_images = now, seen
+
+    def write(self, seen: int) -> None:
+        """Writes the line of the steps since the last one, if there were any."""
+        if not self.losses:
+            return
+        mean = sum(self.losses[1:], self.losses[0]) / len(self.losses)
+        line = {
+            "images": seen,
+            "loss": round(float(mean.mean()), 6),
+            "losses": [round(float(loss), 6) for loss in mean],
+            "learning_rate": self.rate,
+            "images_per_second": round(
+                (seen - self.written) / (time.perf_counter() - self.began), 1
+            ),
+        }
+        with self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        self.written, self.began, self.losses = seen, time.perf_counter(), []
+
+
+def read_log(path: Path) -> list[dict[str, float]]:
+    """The lines of a ``log.jsonl``. Raises ValueError if there is none."""
+    if not path.is_file():
+        raise ValueError(f"{path.parent} holds no {path.name}; is it a run folder?")
+    return [json.loads(line) for line in path.read_text().splitlines()]
