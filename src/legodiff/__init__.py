@@ -5,20 +5,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from legodiff.diffusion.skipping import SkipPlan
-    from legodiff.model.brick import BrickSpec
     from legodiff.model.presets import preset
-    from legodiff.model.stack import LegoStack, StackSpec
+    from legodiff.model.spec import BrickSpec, StackSpec
+    from legodiff.model.stack import LegoStack
     from legodiff.pipeline import LegoPipeline
 
 __version__ = "0.1.0"
 __all__ = ["BrickSpec", "LegoPipeline", "LegoStack", "SkipPlan", "StackSpec", "preset"]
 
 _HOMES = {
-    "BrickSpec": "model.brick",
+    "BrickSpec": "model.spec",
     "LegoPipeline": "pipeline",
     "LegoStack": "model.stack",
     "SkipPlan": "diffusion.skipping",
-    "StackSpec": "model.stack",
+    "StackSpec": "model.spec",
     "preset": "model.presets",
 }
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
+    TaskID,
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
@@ -76,18 +77,11 @@ def demo(
 
     Takes a few minutes on two CPU cores and needs no download.
     """
-    from legodiff.demo import demo_config, run_demo
+    from legodiff.demo import run_demo
 
     chosen = _device(device)
-    total = demo_config().train.images
-    with _bar("learning digits", total) as on_train, _bar("drawing digits") as on_draw:
-        report = run_demo(
-            run,
-            seed,
-            chosen,
-            on_train=lambda s: on_train(s.images, total, _speed(s.images_per_second, s.loss)),
-            on_draw=on_draw,
-        )
+    with _progress() as show:
+        report = run_demo(run, seed, chosen, show)
     _print_report(report, run)
 
 
@@ -95,7 +89,9 @@ def demo(
     epilog="Example:  legodiff train --data digits --run runs/mine --set train.images=20000"
 )
 def train(
-    recipe: Annotated[Path | None, typer.Argument(help="A YAML file to start from.")] = None,
+    recipe: Annotated[
+        str, typer.Argument(help="A YAML file, or the name of one that comes with legodiff.")
+    ] = "digits",
     run: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
     data: Annotated[str | None, typer.Option(help='Training images: "digits".')] = None,
     resume: Annotated[
@@ -128,7 +124,7 @@ def train(
     images = Digits(spec.image_size[0])
     codec = PixelCodec.fit(images.images, spec.sigma_data)
     total = config.train.images
-    with _bar("training", total) as show:
+    with _progress() as show:
         run_training(
             config,
             images,
@@ -136,7 +132,7 @@ def train(
             run,
             device=_device(device),
             resume=resume == "auto",
-            on_log=lambda s: show(s.images, total, _speed(s.images_per_second, s.loss)),
+            on_log=lambda status: show("training", status.images, total, str(status)),
         )
     console.print(f"The model is in {run}. Draw with it:  legodiff sample {run} --out samples")
 
@@ -193,7 +189,7 @@ def sample(
     count, canvas = len(numbers), _parse_size(size)
     asked = [chosen[position % len(chosen)] for position in range(count)]
     images = []
-    with _bar("drawing", count) as show:
+    with _progress() as show:
         for start in range(0, count, batch):
             part = slice(start, start + batch)
             samples = pipe(
@@ -206,7 +202,7 @@ def sample(
                 plan=plan,
                 size=canvas,
                 batch=batch,
-                on_progress=lambda done, start=start: show(start + done, count),  # type: ignore[misc]
+                on_progress=lambda done, start=start: show("drawing", start + done, count),  # type: ignore[misc]
             )
             how = {
                 "software": f"legodiff {__version__}",
@@ -245,7 +241,7 @@ def info(
     from legodiff import store
     from legodiff.model.cost import brick_flops, brick_parameters, shared_flops
     from legodiff.model.presets import PRESETS
-    from legodiff.model.stack import StackSpec
+    from legodiff.model.spec import StackSpec
 
     if run in PRESETS and not Path(run).is_dir():
         spec = PRESETS[run]
@@ -342,8 +338,8 @@ def _parse_labels(text: str | None, pipe: "LegoPipeline") -> list[int | None]:
 
 
 @contextmanager
-def _bar(title: str, total: float | None = None) -> Iterator[Callable[..., None]]:
-    """A progress bar with an estimate of the time left; yields show(done, total, note)."""
+def _progress() -> Iterator[Callable[..., None]]:
+    """Progress bars with an estimate of the time left; yields show(title, done, total, note)."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -354,16 +350,14 @@ def _bar(title: str, total: float | None = None) -> Iterator[Callable[..., None]
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task(title, total=total, note="")
+        tasks: dict[str, TaskID] = {}
 
-        def show(done: float, total: float, note: str = "") -> None:
-            progress.update(task, completed=min(done, total), total=total, note=note)
+        def show(title: str, done: float, total: float, note: str = "") -> None:
+            if title not in tasks:
+                tasks[title] = progress.add_task(title, total=total, note=note)
+            progress.update(tasks[title], completed=min(done, total), note=note)
 
         yield show
-
-
-def _speed(images_per_second: float, loss: float) -> str:
-    return f"{images_per_second:,.0f} images/s, loss {loss:.4f}"
 
 
 def _print_report(report: "Report", run: Path) -> None:

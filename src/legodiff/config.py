@@ -1,5 +1,6 @@
 """What a run is: one validated, complete description. YAML and ``a.b=c`` in, JSON out."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -8,7 +9,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from legodiff.model.presets import preset
-from legodiff.model.stack import StackSpec
+from legodiff.model.spec import StackSpec
+
+RECIPES = Path(__file__).parent / "recipes"
 
 
 class Part(BaseModel):
@@ -77,35 +80,47 @@ class RunConfig(Part):
     train: TrainConfig = TrainConfig()
 
 
-def load_config(recipe: Path | None = None, changes: Sequence[str] = ()) -> RunConfig:
-    """A recipe (YAML) with changes of the form ``train.images=20000``, checked.
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, and 1e-3 is a number (in YAML 1.1 it is text for want of a dot)."""
 
-    Raises ValueError, one line for each thing that is wrong.
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def recipes() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def load_config(recipe: str | Path = "digits", changes: Sequence[str] = ()) -> RunConfig:
+    """A recipe with changes of the form ``train.images=20000``, checked.
+
+    ``recipe`` is a YAML file, or the name of one that comes with the package. Raises ValueError,
+    one line for each thing that is wrong.
     """
-    values: Any = {}
-    if recipe is not None:
-        if not recipe.is_file():
-            raise ValueError(f"there is no recipe {recipe}")
-        try:
-            values = yaml.safe_load(recipe.read_text(encoding="utf-8")) or {}
-        except yaml.YAMLError as error:
-            raise ValueError(f"{recipe} is not YAML: {' '.join(str(error).split())}") from error
-        if not isinstance(values, dict):
-            raise ValueError(
-                f"{recipe} must hold sections (model, data, train), not a list or text"
-            )
+    path = RECIPES / f"{recipe}.yaml" if str(recipe) in recipes() else Path(recipe)
+    if not path.is_file():
+        raise ValueError(f"there is no recipe {recipe}; give a YAML file or {', '.join(recipes())}")
+    try:
+        values: Any = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold the sections model, data and train")
     for change in changes:
-        path, equals, text = change.partition("=")
-        if not equals or not path:
+        key, equals, text = change.partition("=")
+        if not equals or not key:
             raise ValueError(f"--set {change}: write it as section.key=value")
         try:
-            _assign(values, path.split("."), yaml.safe_load(text))
+            _assign(values, key.split("."), yaml.load(text, _Loader))
         except yaml.YAMLError as error:
             raise ValueError(f"--set {change}: {text!r} is not a YAML value") from error
-    return check_config(values)
+    return _check(values)
 
 
-def check_config(values: Any) -> RunConfig:
+def _check(values: Any) -> RunConfig:
     """A ``RunConfig`` from plain data. Raises ValueError, one line for each thing wrong."""
     try:
         return RunConfig.model_validate(values)

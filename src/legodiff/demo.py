@@ -5,7 +5,6 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,20 +13,23 @@ from PIL import Image
 from torch import Tensor
 
 from legodiff.codec import PixelCodec, to_pil
-from legodiff.config import RunConfig, check_config
+from legodiff.config import load_config
 from legodiff.data.digits import Digits
 from legodiff.diffusion.skipping import SkipPlan
 from legodiff.evaluate.digits import DigitJudges
 from legodiff.model.stack import LegoStack
 from legodiff.pictures import captioned, grid, loss_curve, save_png, table_of_images
 from legodiff.pipeline import LegoPipeline
-from legodiff.store import CONFIG, write_atomically
+from legodiff.store import write_atomically
 from legodiff.train.log import Status, read_log
 from legodiff.train.loop import train
 
 STEPS, GUIDANCE, JUDGED, SHOWN = 18, 1.5, 500, 60
 BUDGET = 2 / 3
-REPORT = "report.json"
+REPORT = "demo.json"
+
+Show = Callable[[str, float, float, str], None]
+"""Told of progress: what is being done, how much is done, of how much, and a note."""
 
 
 @dataclass(frozen=True)
@@ -49,105 +51,74 @@ class Report:
     """What the demonstration found."""
 
     rows: list[Row]
+    judged: int
+    """Digits drawn for each row."""
     real_accuracy: float
     floor: float
     train_seconds: float
     train_images: int
+    bricks: int
     plan: SkipPlan
     share: float
     """Share of the full FLOPs that the plan takes."""
     device: str
-    judged: int = JUDGED
-    bricks: int = 3
 
 
-def demo_config(seed: int = 0) -> RunConfig:
-    """The run of the demonstration: a three-brick stack at 16x16, some 100,000 images."""
-    return check_config(
-        {
-            "model": {"preset": "lite-pr-16"},
-            "data": {"path": "digits"},
-            "train": {
-                "images": 96_000,
-                "batch": 64,
-                "seed": seed,
-                "learning_rate": 4e-3,
-                "warmup_images": 2_000,
-                "decay_to": 0.05,
-                "ema_halflife_images": 4_000,
-                "sigma_mean": -0.8,
-                "checkpoint_images": 1_000_000,
-            },
-        }
-    )
-
-
-def run_demo(
-    run: Path,
-    seed: int,
-    device: torch.device,
-    on_train: Callable[[Status], None] | None = None,
-    on_draw: Callable[[float, float], None] | None = None,
-) -> Report:
-    """Trains, draws, judges, and writes pictures and ``report.json`` into the run folder.
+def run_demo(run: Path, seed: int, device: torch.device, show: Show) -> Report:
+    """Trains, draws, judges, and writes pictures and ``demo.json`` into the run folder.
 
     An earlier demonstration in the folder is replaced; anything else there is left alone and
-    raises ValueError.
+    raises ValueError. ``show`` is told of the progress.
     """
-    _clear(run)
-    config = demo_config(seed)
-    data = Digits(config.model.spec(1, 10).image_size[0])
-    codec = PixelCodec.fit(data.images, config.model.spec(1, 10).sigma_data)
-    judges = DigitJudges(data.images.shape[-1])
+    _make_room(run)
+    config = load_config("digits", [f"train.seed={seed}"])
+    spec = config.model.spec(channels=1, classes=10)
+    data = Digits(spec.image_size[0])
+    codec = PixelCodec.fit(data.images, spec.sigma_data)
+    judges = DigitJudges(spec.image_size[0])
+
+    def on_log(status: Status) -> None:
+        show("learning digits", status.images, config.train.images, str(status))
 
     began = time.perf_counter()
-    pipe = train(config, data, codec, run, device=device, on_log=on_train)
+    pipe = train(config, data, codec, run, device=device, on_log=on_log)
     train_seconds = time.perf_counter() - began
 
-    full = SkipPlan.full(len(pipe.stack.spec.bricks))
-    settings = [
-        ("all bricks", 1.0, None),
-        ("all bricks", GUIDANCE, None),
-        ("bricks skipped", 1.0, BUDGET),
-        ("bricks skipped", GUIDANCE, BUDGET),
-    ]
-    rows, drawn, plan = [], {}, full
-    for number, (name, guidance, budget) in enumerate(settings):
-        began = time.perf_counter()
-        samples = pipe(
-            labels=[seed % 10 for seed in range(JUDGED)],
-            seeds=range(JUDGED),
-            steps=STEPS,
-            guidance=guidance,
-            budget=budget,
-            batch=100,
-            on_progress=partial(_report_drawn, on_draw, number * JUDGED, len(settings) * JUDGED),
-        )
-        seconds = (time.perf_counter() - began) / JUDGED
-        pixels = np.stack([np.asarray(image)[None] for image in samples.images])
-        verdict = judges.judge(pixels, np.array(samples.labels))
-        rows.append(
-            Row(
-                name,
-                guidance,
-                verdict.accuracy,
-                verdict.fd,
-                samples.nfe,
-                samples.flops / 1e6,
-                seconds,
+    rows, drawn, plan = [], {}, SkipPlan.full(len(spec.bricks))
+    for name, budget in (("all bricks", None), ("bricks skipped", BUDGET)):
+        for guidance in (1.0, GUIDANCE):
+            title = f"drawing, {name}, guidance {guidance:g}"
+            began = time.perf_counter()
+            samples = pipe(
+                labels=[number % 10 for number in range(JUDGED)],
+                seeds=range(JUDGED),
+                steps=STEPS,
+                guidance=guidance,
+                budget=budget,
+                batch=100,
+                on_progress=lambda done, title=title: show(title, done, JUDGED, ""),  # type: ignore[misc]
             )
-        )
-        drawn[name, guidance] = samples.images[:SHOWN]
-        plan = samples.plan
+            seconds = (time.perf_counter() - began) / JUDGED
+            pixels = np.stack([np.asarray(image)[None] for image in samples.images])
+            verdict = judges.judge(pixels, np.array(samples.labels))
+            mflops = samples.flops / 1e6
+            rows.append(
+                Row(name, guidance, verdict.accuracy, verdict.fd, samples.nfe, mflops, seconds)
+            )
+            drawn[name, guidance] = samples.images[:SHOWN]
+            plan = samples.plan
+
     report = Report(
-        rows,
-        judges.held_out_accuracy,
-        judges.floor,
-        train_seconds,
-        config.train.images,
-        plan,
-        rows[2].mflops / rows[0].mflops,
-        str(device),
+        rows=rows,
+        judged=JUDGED,
+        real_accuracy=judges.held_out_accuracy,
+        floor=judges.floor,
+        train_seconds=train_seconds,
+        train_images=config.train.images,
+        bricks=len(spec.bricks),
+        plan=plan,
+        share=rows[2].mflops / rows[0].mflops,
+        device=str(device),
     )
     _pictures(run, pipe, data, codec, drawn, report)
     values = asdict(report) | {"plan": plan.to_dict()}
@@ -155,22 +126,13 @@ def run_demo(
     return report
 
 
-def _report_drawn(
-    on_draw: Callable[[float, float], None] | None, before: int, total: int, done: float
-) -> None:
-    if on_draw is not None:
-        on_draw(before + done, total)
-
-
-def _clear(run: Path) -> None:
-    """Removes an earlier demonstration, complete or broken off, and nothing else."""
-    config = run / CONFIG
-    if not config.exists():
-        return
-    earlier = json.loads(config.read_text()).get("run") or {}
-    if {**earlier.get("train", {}), "seed": 0} != demo_config().model_dump(mode="json")["train"]:
-        raise ValueError(f"{run} holds another run; choose another folder for the demonstration")
-    shutil.rmtree(run)
+def _make_room(run: Path) -> None:
+    """Removes an earlier demonstration, also one broken off, and nothing else."""
+    if run.exists() and any(run.iterdir()):
+        if not (run / REPORT).exists():
+            raise ValueError(f"{run} holds something else; choose another folder with --run")
+        shutil.rmtree(run)
+    write_atomically(run / REPORT, b"{}")  # from here on the folder is known as ours
 
 
 def _pictures(

@@ -1,56 +1,11 @@
 """One LEGO brick: a small DiT over the patches of an image, each patch on its own."""
 
-from dataclasses import dataclass
-from typing import Literal
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from legodiff.model.layers import Block, Output, position_embedding
 from legodiff.model.patches import PatchSample, coordinates, merge, split
-
-
-@dataclass(frozen=True)
-class BrickSpec:
-    """What one brick is. Raises ValueError for sizes that cannot be."""
-
-    size: int | Literal["image"]
-    """Side r of its square patches in pixels, or "image": one patch, the whole canvas."""
-    local: int
-    """Side of the local receptive field in pixels (the paper's l): one token covers l x l."""
-    depth: int
-    """Number of DiT blocks."""
-
-    def __post_init__(self) -> None:
-        for name, value in (("local", self.local), ("depth", self.depth)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(
-                    f"brick: {name} is {value!r}; it must be a whole number, 1 or more"
-                )
-        if self.size == "image":
-            return
-        if not isinstance(self.size, int) or self.size < 1:
-            raise ValueError(
-                f'brick: size is {self.size!r}; it must be a side in pixels or "image"'
-            )
-        if self.size % self.local:
-            raise ValueError(
-                f"brick of size {self.size}: its local field of {self.local} does not divide it; "
-                f"choose local from the divisors of {self.size}"
-            )
-
-    @property
-    def is_image(self) -> bool:
-        return self.size == "image"
-
-    @property
-    def step(self) -> int:
-        """The number that must divide both sides of a canvas."""
-        return self.local if self.size == "image" else self.size
-
-    def patch(self, canvas: tuple[int, int]) -> tuple[int, int]:
-        """Height and width in pixels of this brick's patches on a canvas."""
-        return canvas if self.size == "image" else (self.size, self.size)
+from legodiff.model.spec import BrickSpec
 
 
 class LegoBrick(nn.Module):

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from legodiff.model.stack import LegoStack, StackSpec
+from legodiff.model.spec import StackSpec
+from legodiff.model.stack import LegoStack
 
 
 @lru_cache(maxsize=256)

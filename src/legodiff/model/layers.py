@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-MAX_CUDA_SEQUENCES = 65_535  # CUDA attention kernels put the batch on a 16-bit grid axis
+MAX_SEQUENCES = 65_535  # CUDA's attention kernels put the batch on a 16-bit grid axis
 
 
 class Modulation(nn.Linear):
@@ -45,8 +45,8 @@ class Attention(nn.Module):
         batch, patches, count, width = tokens.shape
         qkv = self.qkv(tokens).view(batch * patches, count, 3, self.heads, width // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B * P, heads, N, D / heads)
-        if tokens.is_cuda and len(query) > MAX_CUDA_SEQUENCES:
-            parts = zip(*(x.split(MAX_CUDA_SEQUENCES) for x in (query, key, value)), strict=True)
+        if len(query) > MAX_SEQUENCES:
+            parts = zip(*(x.split(MAX_SEQUENCES) for x in (query, key, value)), strict=True)
             mixed = torch.cat([F.scaled_dot_product_attention(*part) for part in parts])
         else:
             mixed = F.scaled_dot_product_attention(query, key, value)

@@ -7,8 +7,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
-from legodiff.model.brick import BrickSpec
-from legodiff.model.stack import StackSpec
+from legodiff.model.spec import BrickSpec, StackSpec
 
 # name: width, heads, blocks in the (small, middle, image) brick, blocks in a DiT of the same size
 SIZES = {

@@ -20,6 +20,9 @@ class Status:
     loss: float
     images_per_second: float
 
+    def __str__(self) -> str:
+        return f"{self.images_per_second:,.0f} images/s, loss {self.loss:.4f}"
+
 
 class Log:
     """Averages the losses of the steps and writes a JSON line every so many images.

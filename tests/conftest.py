@@ -1,0 +1,35 @@
+import os
+
+import pytest
+import torch
+
+from legodiff import LegoStack, preset
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach the network
+torch.set_num_threads(1)  # the tests themselves run in parallel
+
+
+def awaken(stack, seed=0):
+    """Fills the zero-initialised layers, so that every brick does something."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in stack.parameters():
+        if not parameter.detach().any():
+            parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator)
+    return stack
+
+
+@pytest.fixture(params=["pr", "pg"])
+def stack(request):
+    """A small three-brick stack whose every brick changes the estimate, 10 classes, grey."""
+    torch.manual_seed(0)
+    return awaken(LegoStack(preset(f"tiny-{request.param}-16", channels=1, classes=10))).eval()
+
+
+def noisy_batch(batch=3, channels=1, size=(16, 16), seed=0):
+    """Noisy images, noise levels and labels."""
+    generator = torch.Generator().manual_seed(seed)
+    sigma = torch.logspace(-1, 1, batch)
+    clean = 0.5 * torch.randn(batch, channels, *size, generator=generator)
+    noise = torch.randn(clean.shape, generator=generator)
+    noisy = clean + sigma.view(-1, 1, 1, 1) * noise
+    return noisy, sigma, torch.arange(batch) % 10

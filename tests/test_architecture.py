@@ -1,0 +1,79 @@
+"""Who may import whom, as a table: the cut of the house."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import legodiff
+
+SOURCE = Path(legodiff.__file__).parent
+# room: the rooms it may import, besides itself
+ALLOWED = {
+    "noise": set(),
+    "store": set(),
+    "model": {"noise", "store"},
+    "diffusion": {"noise"},
+    "data": set(),
+    "codec": {"store"},
+    "pictures": {"store"},
+    "config": {"model"},
+    "pipeline": {"noise", "store", "model", "diffusion", "codec"},
+    "train": {"noise", "store", "model", "diffusion", "data", "codec", "config", "pipeline"},
+    "evaluate": {"data", "pipeline", "model"},
+    "demo": {
+        *("store", "model", "diffusion", "data", "codec", "pictures"),
+        *("config", "pipeline", "train", "evaluate"),
+    },
+    "cli": None,  # anything
+    "__main__": {"cli"},
+    "__init__": {"model", "diffusion", "pipeline"},
+}
+HEAVY = {"sklearn", "matplotlib", "huggingface_hub", "diffusers", "scipy"}  # only inside functions
+
+
+def imports(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_rooms_import_only_what_they_may():
+    wrong = []
+    for path in SOURCE.rglob("*.py"):
+        room = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+        assert room in ALLOWED, f"{room} has no row in the table"
+        for name in imports(ast.parse(path.read_text())):
+            parts = name.split(".")
+            if parts[0] == "legodiff" and ALLOWED[room] is not None:
+                other = parts[1]
+                if other not in ALLOWED[room] | {room, "__version__"}:
+                    wrong.append(f"{path.relative_to(SOURCE)} imports {name}")
+    assert not wrong
+
+
+def test_heavy_packages_are_imported_where_they_are_used():
+    for path in SOURCE.rglob("*.py"):
+        top = ast.Module(
+            [n for n in ast.parse(path.read_text()).body if not isinstance(n, ast.If)], []
+        )
+        names = {
+            name.split(".")[0]
+            for node in top.body
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for name in imports(ast.Module([node], []))
+        }
+        assert not names & HEAVY, path
+
+
+def test_help_needs_no_torch():
+    code = "import sys, legodiff.cli; print([m for m in ('torch', 'numpy') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_public_names():
+    for name in legodiff.__all__:
+        assert getattr(legodiff, name).__doc__

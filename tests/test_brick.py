@@ -1,0 +1,85 @@
+import pytest
+import torch
+from conftest import awaken
+
+from legodiff import BrickSpec
+from legodiff.model.brick import LegoBrick
+from legodiff.model.layers import initialize
+from legodiff.model.patches import PatchSample, merge, split
+
+SIZE = (16, 24)
+
+
+def make(size, local, channels_in=4):
+    torch.manual_seed(0)
+    brick = LegoBrick(BrickSpec(size, local, 2), channels_in, 2, 32, 2, 4.0, (16, 16))
+    initialize(brick, 1.0)
+    return awaken(brick)
+
+
+def changed_pixels(brick, image, condition, row, column):
+    other = image.clone()
+    other[:, :, row, column] += 1
+    return (brick(other, condition) - brick(image, condition)).abs().sum(dim=(0, 1)) > 1e-6
+
+
+def test_patches_do_not_see_each_other():
+    brick, image, condition = make(8, 4), torch.randn(1, 4, *SIZE), torch.randn(1, 32)
+    touched = changed_pixels(brick, image, condition, row=9, column=5)
+    assert touched[8:, :8].all()
+    assert touched.sum() == 64
+
+
+def test_an_image_brick_sees_everything():
+    brick, image, condition = make("image", 4), torch.randn(1, 4, *SIZE), torch.randn(1, 32)
+    assert changed_pixels(brick, image, condition, row=9, column=5).all()
+
+
+def test_sampled_patches_come_out_as_without_sampling():
+    brick, image, condition = make(8, 2), torch.randn(3, 4, *SIZE), torch.randn(3, 32)
+    sample = PatchSample.draw(3, 0.5, (8, 8), SIZE, torch.Generator().manual_seed(1))
+    expected = torch.where(sample.mask, brick(image, condition), 0)
+    assert torch.allclose(brick(image, condition, sample), expected, atol=1e-6)
+
+
+def test_the_first_layer_is_a_linear_map_of_pixels_and_coordinates():
+    """Independently: concatenate [image, row, column] and apply the whole weight to each field."""
+    brick, image = make(8, 4, channels_in=3), torch.randn(2, 3, *SIZE)
+    seen = []
+    brick.blocks[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    brick(image, torch.randn(2, 32))
+    rows = torch.linspace(-1, 1, 16)[:, None].expand(SIZE)
+    columns = torch.linspace(-1, 1, 24)[None].expand(SIZE)
+    full = torch.cat([image, torch.stack([rows, columns]).expand(2, -1, -1, -1)], dim=1)
+    fields = split(split(full, 8), 4).flatten(-3)
+    positions = seen[0] - brick.embed(fields)
+    assert torch.allclose(positions, positions[:1, :1].expand_as(positions), atol=1e-5)
+
+
+def test_tokens_go_back_to_the_place_they_came_from():
+    """With the blocks cut out, an output pixel depends on its own field and no other."""
+    brick = make(8, 2)
+    brick.blocks = torch.nn.ModuleList()
+    image, condition = torch.randn(1, 4, *SIZE), torch.randn(1, 32)
+    touched = changed_pixels(brick, image, condition, row=10, column=19)
+    assert touched[10:12, 18:20].all()
+    assert touched.sum() == 4
+
+
+@pytest.mark.parametrize("size", [8, "image"])
+def test_the_training_canvas_is_what_it_was_beside_other_canvases(size):
+    brick, condition = make(size, 4), torch.randn(1, 32)
+    image = torch.randn(1, 4, 16, 16)
+    before = brick(image, condition)
+    brick(torch.randn(1, 4, 32, 48), condition)
+    assert torch.equal(brick(image, condition), before)
+
+
+def test_merge_of_all_patches_is_the_brick_on_each(monkeypatch):
+    """A patch-brick over a canvas = the brick on every patch alone, coordinates being equal."""
+    brick, image, condition = make(8, 4), torch.randn(1, 4, *SIZE), torch.randn(1, 32)
+    with torch.no_grad():
+        brick.embed.weight[:, -2 * 16 :] = 0  # blind to coordinates
+    patches = split(image, 8)
+    alone = torch.stack([brick(patch, condition) for patch in patches.unbind(1)], dim=1)
+    assert torch.allclose(merge(alone, SIZE), brick(image, condition), atol=1e-6)
