@@ -107,10 +107,9 @@ def test_the_tables_of_the_paper():
     for name, spec in PRESETS.items():
         assert spec.refine != name.startswith(("lego-", "dit-"))  # the paper's rule in its tables
         assert spec.image_size[0] == int(name.split("-")[-1])
-    names = {
-        f"lego-{s}-{o}-{g}" for s in ("s", "l", "xl") for o in ("pg", "pr", "u") for g in (32, 64)
-    }
-    names |= {f"dit-{s}-{l}-{g}" for s in ("s", "l", "xl") for l in (2, 4) for g in (32, 64)}
+    sizes, grids = ("s", "l", "xl"), (32, 64)
+    names = {f"lego-{s}-{o}-{g}" for s in sizes for o in ("pg", "pr", "u") for g in grids}
+    names |= {f"dit-{s}-{local}-{g}" for s in sizes for local in (2, 4) for g in grids}
     assert names < set(PRESETS)
 
 

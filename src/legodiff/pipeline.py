@@ -3,8 +3,10 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import isfinite
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -170,15 +172,15 @@ class LegoPipeline:
         rule = SkipPlan.skip_low_noise if bricks[-1].is_image else SkipPlan.skip_high_noise
         return rule(len(bricks), fraction, self.sampling.sigmas(steps))
 
-    def label_index(self, label: int | str | None) -> int | None:
-        """The class index of a name or an index, checked; None stays None."""
+    def label_index(self, label: Any) -> int | None:
+        """The class index of an index or a name, checked; None, and no class, stay None."""
         classes = self.stack.spec.classes
-        if label is None or (not isinstance(label, str) and label == classes):
+        if label is None:
             return None
         if isinstance(label, str) and label in self.class_names:
             return self.class_names.index(label)
-        if classes and isinstance(label, int) and 0 <= label < classes:
-            return label
+        if isinstance(label, Integral) and 0 <= label <= classes:
+            return int(label) if label < classes else None
         if not classes:
             raise ValueError(f"label {label!r}: this model was trained without classes")
         names = f" ({', '.join(self.class_names[:12])})" if self.class_names else ""
@@ -230,17 +232,15 @@ class LegoPipeline:
         )
         return pipe.to(device)
 
-    def _pair(
-        self, labels: Any, seeds: Sequence[int] | int | None
-    ) -> tuple[list[int | None], list[int]]:
+    def _pair(self, labels: Any, seeds: Any) -> tuple[list[int | None], list[int]]:
         """One label index and one seed for each image."""
-        single = labels is None or isinstance(labels, int | str)
-        listed = [labels] if single else list(labels)
+        several = isinstance(labels, Iterable) and not isinstance(labels, str)
+        listed = [self.label_index(label) for label in (labels if several else [labels])]
         if seeds is None:
             seeds = range(len(listed))
-        numbers = [seeds] if isinstance(seeds, int) else [int(seed) for seed in seeds]
-        if single or (len(listed) == 1 and len(numbers) > 1):
-            listed = listed * len(numbers)
+        numbers = [int(seed) for seed in (seeds if isinstance(seeds, Iterable) else [seeds])]
+        if len(listed) == 1:
+            listed *= len(numbers)
         if not numbers or len(listed) != len(numbers):
             raise ValueError(
                 f"{len(listed)} labels and {len(numbers)} seeds: give one label for each seed, "
@@ -248,11 +248,13 @@ class LegoPipeline:
             )
         if any(not 0 <= seed < 2**63 for seed in numbers):
             raise ValueError("a seed must be a whole number from 0 to 2**63 - 1")
-        return [self.label_index(label) for label in listed], numbers
+        return listed, numbers
 
     def _check_guidance(self, guidance: float, labels: list[int | None]) -> None:
         if guidance == 1:
             return
+        if not isfinite(guidance):
+            raise ValueError(f"guidance is {guidance}; it must be a finite number")
         if not self.stack.spec.classes:
             raise ValueError("guidance needs classes, and this model was trained without any")
         if not self.label_dropout:

@@ -1,16 +1,28 @@
 """What bricks and stacks are made of: plain data that can be checked, saved and compared."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from math import inf, lcm
+from math import lcm
 from typing import Any, Literal
 
 from legodiff.model.precondition import OBJECTIVES
 from legodiff.store import build
 
+# The largest values that are taken for meant; a file that asks for more is refused unread.
+SIDE, WIDTH, HEADS = 2**16, 2**14, 2**10
+DEPTH, BRICKS = 2**10, 2**8
+CHANNELS, CLASSES = 2**10, 10**7
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+def _check_count(what: str, value: Any, most: int, least: int = 1) -> None:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or not least <= value <= most:
+        raise ValueError(f"{what} is {value!r}; it must be a whole number from {least} to {most}")
+
+
+def _check_choice(what: str, value: Any, allowed: Iterable[str]) -> None:
+    if value not in tuple(allowed):
+        raise ValueError(f"{what} is {value!r}; choose from {', '.join(allowed)}")
 
 
 @dataclass(frozen=True)
@@ -25,22 +37,17 @@ class BrickSpec:
     """Number of DiT blocks."""
 
     def __post_init__(self) -> None:
-        for name, value in (("local", self.local), ("depth", self.depth)):
-            if not _is_count(value):
+        _check_count("brick: local", self.local, SIDE)
+        _check_count("brick: depth", self.depth, DEPTH)
+        if isinstance(self.size, str):
+            _check_choice("brick: size", self.size, ["image"])
+        else:
+            _check_count("brick: size", self.size, SIDE)
+            if self.size % self.local:
                 raise ValueError(
-                    f"brick: {name} is {value!r}; it must be a whole number, 1 or more"
+                    f"brick of size {self.size}: its local field of {self.local} does not divide "
+                    f"it; choose local from the divisors of {self.size}"
                 )
-        if self.size == "image":
-            return
-        if not _is_count(self.size):
-            raise ValueError(
-                f'brick: size is {self.size!r}; it must be a side in pixels or "image"'
-            )
-        if self.size % self.local:
-            raise ValueError(
-                f"brick of size {self.size}: its local field of {self.local} does not divide it; "
-                f"choose local from the divisors of {self.size}"
-            )
 
     @property
     def is_image(self) -> bool:
@@ -107,49 +114,42 @@ class StackSpec:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "StackSpec":
         """The inverse of ``to_dict``. Raises ValueError for unknown or missing keys."""
-        bricks = values.get("bricks", ())
+        bricks = values.get("bricks", ()) if isinstance(values, Mapping) else ()
         if not isinstance(bricks, list | tuple):
             raise ValueError(f"stack: bricks is {bricks!r}; it must be a list")
         built = tuple(
             brick if isinstance(brick, BrickSpec) else build(BrickSpec, "brick", brick)
             for brick in bricks
         )
-        return build(cls, "stack", {**values, "bricks": built})
+        return build(cls, "stack", {**values, "bricks": built} if built else values)
 
 
 def _check(spec: StackSpec) -> None:
-    for name in ("channels", "width", "heads"):
-        if not _is_count(getattr(spec, name)):
-            raise ValueError(
-                f"stack: {name} is {getattr(spec, name)!r}; it must be a whole number, 1 or more"
-            )
-    if spec.classes != 0 and not _is_count(spec.classes):
-        raise ValueError(
-            f"stack: classes is {spec.classes!r}; it must be a whole number, 0 or more"
-        )
-    size = spec.image_size
-    if not isinstance(size, tuple) or len(size) != 2 or not all(_is_count(side) for side in size):
-        raise ValueError(f"stack: image_size is {size!r}; it must be (height, width)")
-    if not isinstance(spec.bricks, tuple) or not spec.bricks:
-        raise ValueError("stack: bricks is empty; a stack needs at least one brick")
+    _check_count("stack: channels", spec.channels, CHANNELS)
+    _check_count("stack: width", spec.width, WIDTH)
+    _check_count("stack: heads", spec.heads, HEADS)
+    _check_count("stack: classes", spec.classes, CLASSES, least=0)
+    _check_choice("stack: objective", spec.objective, OBJECTIVES)
+    _check_choice("stack: hand_over", spec.hand_over, ["estimate", "raw"])
+    if not isinstance(spec.refine, bool):
+        raise ValueError(f"stack: refine is {spec.refine!r}; it must be true or false")
+    for name in ("mlp_ratio", "sigma_data", "class_std"):
+        value = getattr(spec, name)
+        if not isinstance(value, int | float) or not 0 < value < 1000:
+            raise ValueError(f"stack: {name} is {value!r}; it must be a number between 0 and 1000")
     if spec.width % spec.heads or spec.width % 4:
         raise ValueError(
             f"stack: width {spec.width} must be divisible by 4 and by its {spec.heads} heads"
         )
-    for name in ("mlp_ratio", "sigma_data", "class_std"):
-        value = getattr(spec, name)
-        if not isinstance(value, int | float) or not 0 < value < inf:
-            raise ValueError(f"stack: {name} is {value!r}; it must be a number above 0")
-    if not isinstance(spec.refine, bool):
-        raise ValueError(f"stack: refine is {spec.refine!r}; it must be true or false")
-    for name, value, allowed in (
-        ("objective", spec.objective, tuple(OBJECTIVES)),
-        ("hand_over", spec.hand_over, ("estimate", "raw")),
-    ):
-        if value not in allowed:
-            raise ValueError(f"stack: {name} is {value!r}; choose from {', '.join(allowed)}")
     if spec.hand_over == "raw" and spec.refine:
         raise ValueError('stack: hand_over="raw" needs refine=False (there is nothing to refine)')
+
+    if not isinstance(spec.image_size, tuple) or len(spec.image_size) != 2:
+        raise ValueError(f"stack: image_size is {spec.image_size!r}; it must be (height, width)")
+    for side in spec.image_size:
+        _check_count("stack: a side of image_size", side, SIDE)
+    if not isinstance(spec.bricks, tuple) or not 1 <= len(spec.bricks) <= BRICKS:
+        raise ValueError(f"stack: bricks must hold at least one brick, and at most {BRICKS}")
     for number, brick in enumerate(spec.bricks):
         if not isinstance(brick, BrickSpec):
             raise ValueError(f"stack: brick {number} is {brick!r}; it must be a BrickSpec")

@@ -154,16 +154,16 @@ class LegoStack(nn.Module):
         store.write_config(Path(folder), {"stack": self.spec.to_dict()})
 
     @classmethod
-    def from_pretrained(
-        cls, folder: str | os.PathLike[str], weights: str = store.WEIGHTS
-    ) -> "LegoStack":
+    def from_pretrained(cls, folder: str | os.PathLike[str]) -> "LegoStack":
         """Reads the stack of a model folder, a pipeline, a run or a Hub id, in eval mode.
 
         Raises ValueError if the weights do not fit the configuration in every name and shape.
         """
         path = store.locate(folder)
-        stack = cls(StackSpec.from_dict(store.read_config(path)["stack"]))
-        stack.load_weights(store.read_weights(path / weights), str(path / weights))
+        spec = StackSpec.from_dict(store.read_config(path)["stack"])
+        with torch.device("meta"):  # nothing is allocated before the file is known to fit
+            stack = cls(spec)
+        stack.load_weights(store.read_weights(path / store.WEIGHTS), str(path / store.WEIGHTS))
         return stack.eval()
 
     def load_weights(self, tensors: Mapping[str, Tensor], where: str) -> None:
@@ -177,7 +177,7 @@ class LegoStack(nn.Module):
                 f"{where} does not fit its config.json: {len(wrong)} tensors are missing, "
                 f"unknown or of another shape, first {wrong[0]}"
             )
-        self.load_state_dict(dict(tensors))
+        self.load_state_dict(dict(tensors), assign=True)
 
     def _running(self, bricks: Sequence[int] | None) -> list[int]:
         if bricks is None:

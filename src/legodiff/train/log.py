@@ -5,8 +5,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
+
+from legodiff.store import write_atomically
 
 POINTS, LONGEST = 200, 10_000  # lines in a short run; images between lines in a long one
 REPORT_SECONDS = 0.5
@@ -40,8 +43,8 @@ class Log:
         self.reported = self.began = time.perf_counter()
         self.losses: list[Tensor] = []
         self.rate = 0.0
-        old = path.read_text().splitlines() if path.exists() else []
-        path.write_text("".join(f"{line}\n" for line in old if json.loads(line)["images"] <= seen))
+        kept = [line for line in read_log(path) if line["images"] <= seen] if path.exists() else []
+        write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
     def add(self, seen: int, losses: Tensor, rate: float) -> None:
         """Takes in one step: losses (K, B) of the bricks, at ``seen`` images after it."""
@@ -74,8 +77,12 @@ class Log:
         self.written, self.began, self.losses = seen, time.perf_counter(), []
 
 
-def read_log(path: Path) -> list[dict[str, float]]:
-    """The lines of a ``log.jsonl``. Raises ValueError if there is none."""
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a ``log.jsonl``, a last one that was cut off left out.
+
+    Raises ValueError if there is no such file.
+    """
     if not path.is_file():
         raise ValueError(f"{path.parent} holds no {path.name}; is it a run folder?")
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    lines = path.read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]

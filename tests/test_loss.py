@@ -1,0 +1,165 @@
+import pytest
+import torch
+from conftest import awaken
+from torch.utils.flop_counter import FlopCounterMode
+
+from legodiff import LegoStack, preset
+from legodiff.diffusion.loss import FILLS, brick_losses, drop_labels
+from legodiff.model.precondition import OBJECTIVES
+from legodiff.model.stack import LegoStack as Stack
+
+
+class Pretender:
+    """A model whose estimates are the clean images plus a given error."""
+
+    def __init__(self, stack, clean, errors):
+        self.stack, self.clean, self.errors = stack, clean, errors
+        self.draw_patches, self.loss_weight = stack.draw_patches, stack.loss_weight
+
+    def estimates(self, noisy, sigma, labels=None, *, samples, fill, detach):
+        self.seen = (noisy, sigma, samples, fill)
+        return [self.clean + error for error in self.errors]
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def batch(size=(16, 16)):
+    return 0.5 * torch.randn(3, 1, *size, generator=generator()), torch.tensor([0.1, 1.0, 10.0])
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("ratio", [1.0, 0.5])
+def test_the_loss_is_the_weighted_mean_over_computed_pixels(objective, ratio):
+    clean, sigma = batch()
+    stack = LegoStack(preset("tiny-pr-16", channels=1, objective=objective))
+    errors = torch.randn(3, *clean.shape, generator=generator(1))
+    model = Pretender(stack, clean, errors)
+    losses = brick_losses(model, clean, sigma, patch_ratio=ratio, generator=generator())
+    weight = OBJECTIVES[objective](sigma, 0.5).out.view(-1) ** -2
+    for loss, error, sample in zip(losses, errors, model.seen[2], strict=True):
+        mask = torch.ones_like(error, dtype=torch.bool) if sample is None else sample.mask
+        for row in range(3):
+            expected = weight[row] * error[row][mask[row]].square().mean()
+            assert loss[row].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_noise_is_standard_and_scaled_by_sigma():
+    clean = torch.zeros(3, 1, 256, 256)
+    sigma = torch.tensor([0.1, 1.0, 10.0])
+    model = Pretender(LegoStack(preset("tiny-pr-16", channels=1)), clean, [0])
+    model.draw_patches = lambda *_, **__: [None]
+    brick_losses(model, clean, sigma, generator=generator())
+    assert torch.allclose(model.seen[0].std(dim=(1, 2, 3)) / sigma, torch.ones(3), atol=0.02)
+
+
+def test_edm_loss_is_that_of_the_raw_output():
+    """lambda = 1 / c_out² makes it |F - (clean - c_skip noisy) / c_out|² (EDM, equation 8)."""
+    torch.manual_seed(0)
+    stack = awaken(Stack(preset("tiny-pr-16", channels=1, refine=False)))
+    clean, sigma = batch()
+    raws = []
+    for brick in stack.bricks:
+        brick.register_forward_hook(lambda *args: raws.append(args[2]))
+    losses = brick_losses(stack, clean, sigma, generator=generator())
+    noisy = clean + sigma.view(-1, 1, 1, 1) * torch.randn(clean.shape, generator=generator())
+    at = OBJECTIVES["edm"](sigma, 0.5)
+    target = (clean - at.skip * noisy) / at.out
+    for loss, raw in zip(losses, raws, strict=True):
+        assert torch.allclose(loss, (raw - target).square().mean(dim=(1, 2, 3)), rtol=1e-3)
+
+
+def test_a_fresh_network_has_unit_loss_at_every_noise_level():
+    clean = 0.5 * torch.randn(6, 1, 64, 64, generator=generator())
+    sigma = torch.logspace(-2, 2, 6)
+    stack = LegoStack(preset("tiny-pg-16", channels=1))
+    losses = brick_losses(stack, clean, sigma, generator=generator(1))
+    assert torch.allclose(losses, torch.ones(3, 6), atol=0.1)
+
+
+def test_each_fill_is_what_it_says():
+    clean, sigma = batch((64, 64))
+    stack = LegoStack(preset("tiny-pg-16", channels=1))
+    seen = {}
+    for fill in FILLS:
+        model = Pretender(stack, clean, [0, 0, 0])
+        brick_losses(
+            model, clean, sigma, patch_ratio=0.5, fill=fill, fill_std=0.5, generator=generator()
+        )
+        seen[fill] = model.seen[3]
+    assert seen["skip"] is None
+    assert torch.equal(seen["clean"], clean)
+    assert torch.equal(seen["zero"], torch.zeros_like(clean))
+    assert seen["noise"].std().item() == pytest.approx(0.5, abs=0.02)
+    assert abs((seen["noise"] * clean).mean().item()) < 0.01  # says nothing of the image
+    with pytest.raises(ValueError, match="choose from skip, clean, noise, zero"):
+        brick_losses(stack, clean, sigma, fill="hope")
+
+
+def test_the_clean_fill_leaks_and_no_other_does():
+    """With it, the clean image of an unsampled patch changes what the next brick makes of it."""
+    torch.manual_seed(0)
+    stack = awaken(Stack(preset("tiny-pg-16", channels=1)))
+    clean, sigma = batch()
+    sample = stack.draw_patches(3, (16, 16), [0.5, 1.0, 1.0], generator())[0]
+    noisy = clean + sigma.view(-1, 1, 1, 1) * torch.randn(clean.shape, generator=generator(1))
+
+    def top(fill):
+        return stack.estimates(noisy, sigma, samples=[sample, None, None], fill=fill)[-1]
+
+    other = torch.where(sample.mask, clean, clean + 1)
+    assert not torch.allclose(top(clean), top(other))
+    assert torch.equal(top(torch.where(sample.mask, other, 0)), top(torch.zeros_like(clean)))
+
+
+def training_flops(name, ratio):
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        stack = LegoStack(preset(name, channels=1))
+        clean, sigma = torch.empty(4, 1, 16, 16), torch.empty(4)
+        brick_losses(stack, clean, sigma, patch_ratio=ratio).mean().backward()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("name", ["tiny-pr-16", "tiny-pg-16"])
+def test_unsampled_patches_cost_nothing(name):
+    """FLOPs of a training step fall linearly with the share of patches, image-brick aside."""
+    costs = {ratio: training_flops(name, ratio) for ratio in (0.25, 0.5, 0.75, 1.0)}
+    steps = [costs[1.0] - costs[0.75], costs[0.75] - costs[0.5], costs[0.5] - costs[0.25]]
+    assert steps[0] == pytest.approx(steps[1], rel=0.01)
+    assert steps[1] == pytest.approx(steps[2], rel=0.01)
+    assert costs[0.25] < 0.65 * costs[1.0]
+
+
+def test_gradients_flow_between_bricks_or_not():
+    for detach in (False, True):
+        torch.manual_seed(0)
+        stack = awaken(Stack(preset("tiny-pr-16", channels=1)))
+        clean, sigma = batch()
+        brick_losses(stack, clean, sigma, detach=detach, generator=generator())[
+            -1
+        ].mean().backward()
+        reached = bool(stack.bricks[0].embed.weight.grad.any())
+        assert reached != detach
+
+
+def test_the_draws_are_those_of_the_generator():
+    torch.manual_seed(0)
+    stack = awaken(Stack(preset("tiny-pg-16", channels=1)))
+    clean, sigma = batch()
+    once, again, other = (
+        brick_losses(stack, clean, sigma, patch_ratio=0.5, fill="noise", generator=generator(s))
+        for s in (0, 0, 1)
+    )
+    assert torch.equal(once, again)
+    assert not torch.allclose(once, other)
+
+
+def test_labels_are_dropped_one_by_one():
+    labels = torch.arange(10).repeat(10_000)
+    dropped = drop_labels(labels, 10, 0.1, generator())
+    changed = dropped != labels
+    assert (dropped[changed] == 10).all()
+    assert changed.float().mean().item() == pytest.approx(0.1, abs=0.005)
+    assert torch.equal(drop_labels(labels, 10, 0.0, generator()), labels)
+    assert (drop_labels(labels, 10, 1.0, generator()) == 10).all()

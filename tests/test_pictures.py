@@ -1,0 +1,64 @@
+import json
+
+import pytest
+from PIL import Image
+
+from legodiff import pictures
+from legodiff.pictures import captioned, grid, loss_curve, save_png, table_of_images
+
+
+def plain(colour, size=(50, 60)):
+    return Image.new("RGB", size, colour)
+
+
+def test_a_png_says_how_it_was_made(tmp_path):
+    about = {"seed": 7, "plan": {"bands": [[0.0, [0, 1]]]}, "class": None, "software": "x"}
+    save_png(tmp_path / "new" / "a.png", plain("red"), about)
+    read = Image.open(tmp_path / "new" / "a.png")
+    assert read.getpixel((3, 3)) == (255, 0, 0)
+    assert {k: v for k, v in read.text.items() if k != "software"} == {
+        key: json.dumps(value) for key, value in about.items() if key != "software"
+    }
+    assert read.text["software"] == "x"
+
+
+def test_a_grid_goes_row_by_row():
+    colours = ["red", "lime", "blue", "black", "yellow"]
+    sheet = grid([plain(colour) for colour in colours], columns=3)
+    assert sheet.size == (3 * 52 - 2, 2 * 62 - 2)
+    for number, colour in enumerate(colours):
+        row, column = divmod(number, 3)
+        assert sheet.getpixel((column * 52 + 25, row * 62 + 30)) == plain(colour).getpixel((0, 0))
+    assert sheet.getpixel((2 * 52 + 25, 62 + 30)) == (255, 255, 255)
+
+
+def test_small_images_are_enlarged_without_smoothing():
+    image = Image.new("L", (2, 2))
+    image.putpixel((1, 0), 255)
+    sheet = grid([image], columns=1)
+    assert min(sheet.size) >= pictures.SMALLEST
+    assert {colour for _, colour in sheet.getcolors()} == {(0, 0, 0), (255, 255, 255)}
+    assert sheet.getpixel((sheet.width - 1, 0)) == (255, 255, 255)
+
+
+def test_captions_and_tables_hold_their_pictures_unchanged():
+    sheet = captioned(
+        [("one\ntwo lines", plain("red")), ("a caption wider than it", plain("blue"))]
+    )
+    colours = {colour: count for count, colour in sheet.getcolors(100_000)}
+    assert colours[255, 0, 0] == colours[0, 0, 255] == 50 * 60
+    rows = [("first", [plain("red", (64, 64))] * 2), ("second", [plain("blue", (64, 64))] * 2)]
+    sheet = table_of_images(
+        rows, ["a", "b"], "a title that is much wider than the table below it is"
+    )
+    colours = {colour: count for count, colour in sheet.getcolors(1_000_000)}
+    assert colours[255, 0, 0] == colours[0, 0, 255] == 2 * 64 * 64
+
+
+def test_a_loss_curve_is_drawn_and_says_what_it_needs(tmp_path, monkeypatch):
+    log = [{"images": n, "losses": [1 / n, 2 / n]} for n in range(1, 9)]
+    loss_curve(tmp_path / "loss.png", log, ["image", "8"])
+    assert Image.open(tmp_path / "loss.png").size[0] > 300
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
+    with pytest.raises(ValueError, match=r"pip install 'legodiff\[demo\]'"):
+        loss_curve(tmp_path / "loss.png", log, ["image", "8"])
