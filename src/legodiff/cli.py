@@ -48,7 +48,9 @@ def main() -> None:
     except (ValueError, OSError) as error:
         if os.environ.get("LEGODIFF_DEBUG"):
             raise
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
+        Console(stderr=True, soft_wrap=True).print(
+            f"error: {error}", style="red", markup=False, highlight=False
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         Console(stderr=True).print("stopped")
@@ -134,7 +136,7 @@ def train(
             resume=resume == "auto",
             on_log=lambda status: show("training", status.images, total, str(status)),
         )
-    console.print(f"The model is in {run}. Draw with it:  legodiff sample {run} --out samples")
+    _say(f"The model is in {run}. Draw with it:  legodiff sample {run} --out samples")
 
 
 @app.command(
@@ -223,10 +225,9 @@ def sample(
             images += samples.images
     columns = len(chosen) if len(chosen) > 1 else max(1, round(count**0.5))
     save_png(out / "grid.png", grid(images, min(columns, count)), how)
-    console.print(
+    _say(
         f"{count} images in {out}, and {out / 'grid.png'}: {samples.nfe} evaluations and "
-        f"{samples.flops / 1e9:.3g} GFLOPs for each",
-        highlight=False,
+        f"{samples.flops / 1e9:.3g} GFLOPs for each"
     )
 
 
@@ -278,6 +279,11 @@ def info(
         "tokens a patch. FLOPs = 2 x multiply-accumulates, one image, one evaluation.",
         highlight=False,
     )
+
+
+def _say(text: str) -> None:
+    """Prints a line as it is: unwrapped, so that paths and commands can be copied."""
+    console.print(text, soft_wrap=True, markup=False, highlight=False)
 
 
 def _device(name: str) -> "torch.device":

@@ -6,10 +6,10 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import isfinite
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -179,8 +179,9 @@ class LegoPipeline:
             return None
         if isinstance(label, str) and label in self.class_names:
             return self.class_names.index(label)
-        if isinstance(label, Integral) and 0 <= label <= classes:
-            return int(label) if label < classes else None
+        number = int(label) if isinstance(label, int | np.integer) else -1
+        if 0 <= number <= classes:
+            return number if number < classes else None
         if not classes:
             raise ValueError(f"label {label!r}: this model was trained without classes")
         names = f" ({', '.join(self.class_names[:12])})" if self.class_names else ""

@@ -1,0 +1,214 @@
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import awaken
+from PIL import Image
+
+import legodiff
+from legodiff import LegoPipeline, LegoStack, cli, preset
+from legodiff.codec import PixelCodec
+from legodiff.pipeline import Sampling
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    stack = awaken(LegoStack(preset("tiny-pr-16", channels=1, classes=10))).eval()
+    names = ("zero", *map(str, range(1, 10)))
+    LegoPipeline(stack, PixelCodec((0.0,)), names, Sampling(), 0.1).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Runs a command line in this process; gives (exit code, stdout, stderr)."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["legodiff", *map(str, words)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return run
+
+
+def test_every_command_helps_at_once_and_by_example():
+    for command in ([], ["demo"], ["train"], ["sample"], ["info"]):
+        began = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-m", "legodiff", *command, "--help"], capture_output=True, text=True
+        )
+        print(command, time.perf_counter() - began)
+        assert done.returncode == 0
+        assert "Usage:" in done.stdout
+        if command:
+            assert f"legodiff {command[0]}" in done.stdout.split("Example:")[1]
+
+
+def test_version(call):
+    assert call("--version") == (0, f"{legodiff.__version__}\n", "")
+
+
+def test_sample_writes_a_png_for_each_seed_and_a_grid(call, model, tmp_path):
+    code, out, _ = call(
+        *("sample", model, "--labels", "0-9", "--per-class", 2, "--steps", 2),
+        *("--guidance", 1.5, "--skip", 0.5, "--out", tmp_path / "out", "--batch", 8),
+    )
+    assert code == 0
+    assert "20 images" in out
+    assert "6 evaluations" in out
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == [*(f"{seed:06d}.png" for seed in range(20)), "grid.png"]
+    pipe = LegoPipeline.from_pretrained(model)
+    drawn = pipe(
+        labels=[i % 10 for i in range(20)],
+        seeds=range(20),
+        steps=2,
+        guidance=1.5,
+        plan=pipe.paper_plan(0.5, 2),
+    )
+    for seed, image in enumerate(drawn.images):
+        read = Image.open(tmp_path / "out" / f"{seed:06d}.png")
+        assert np.abs(np.asarray(read).astype(int) - np.asarray(image)).max() <= 1
+        about = {
+            k: json.loads(v)
+            for k, v in read.text.items()
+            if k not in ("software", "sampler", "model", "class")
+        }
+        assert about["seed"] == seed
+        assert about["label"] == seed % 10
+        assert about["plan"] == pipe.paper_plan(0.5, 2).to_dict()
+        assert (about["steps"], about["guidance"], about["nfe"]) == (2, 1.5, 6)
+        assert about["flops"] == drawn.flops
+        assert read.text["class"] == pipe.class_names[seed % 10]
+        assert read.text["model"] == pipe.fingerprint
+        assert read.text["sampler"] == "heun"
+
+
+def test_seeds_take_the_labels_in_turn(call, model, tmp_path):
+    words = ("--seeds", "7,3-5", "--labels", "zero,none,9", "--steps", 1, "--out", tmp_path)
+    assert call("sample", model, *words)[0] == 0
+    labels = {
+        path.stem: json.loads(Image.open(path).text["label"]) for path in tmp_path.glob("0*.png")
+    }
+    assert labels == {"000007": 0, "000003": None, "000004": 9, "000005": 0}
+
+
+def test_images_are_not_overwritten_unasked(call, model, tmp_path):
+    words = ("sample", model, "--seeds", "0-1", "--steps", 1, "--out", tmp_path)
+    assert call(*words)[0] == 0
+    before = (tmp_path / "000000.png").read_bytes()
+    code, _, err = call(*words, "--guidance", 3)
+    assert code == 2
+    assert "exists already" in err
+    assert (tmp_path / "000000.png").read_bytes() == before
+    assert call(*words, "--guidance", 3, "--overwrite")[0] == 0
+    assert (tmp_path / "000000.png").read_bytes() != before
+
+
+def test_budget_and_size(call, model, tmp_path):
+    words = ("--seeds", "0", "--steps", 4, "--budget", 0.8, "--size", "16x32", "--out", tmp_path)
+    assert call("sample", model, *words)[0] == 0
+    read = Image.open(tmp_path / "000000.png")
+    assert read.size == (32, 16)
+    assert len(json.loads(read.text["plan"])["bands"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--labels", "12"], "label 12: choose from 0 to 9"),
+        (["--labels", "dog"], "label 'dog'"),
+        (["--labels", "9-0"], "this range is empty"),
+        (["--seeds", "a-b"], "--seeds a-b: write whole numbers"),
+        (["--seeds", "3-"], "--seeds 3-: write whole numbers"),
+        (["--seeds", "1", "--per-class", "2"], "--seeds or --per-class"),
+        (["--skip", "2"], "fraction of steps to skip is 2.0"),
+        (["--skip", "0.5", "--budget", "0.5"], "--skip or --budget"),
+        (["--budget", "0.01"], "cheapest plan takes"),
+        (["--sampler", "ddpn"], "unknown sampler 'ddpn'"),
+        (["--size", "big"], "write HEIGHTxWIDTH"),
+        (["--size", "17x16"], "17x16 does not fit"),
+        (["--device", "quantum"], "--device quantum cannot be used here"),
+    ],
+)
+def test_mistakes_in_sampling_are_one_line_and_write_nothing(call, model, tmp_path, words, message):
+    code, _, err = call("sample", model, "--steps", 1, "--out", tmp_path / "out", *words)
+    assert code == 2
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_mistakes_are_one_line_too(call, model, tmp_path):
+    taken = tmp_path / "file"
+    taken.write_text("mine")
+    for words, message in (
+        (["sample", tmp_path / "absent", "--out", tmp_path], "neither a folder nor a Hub id"),
+        (["sample", tmp_path, "--out", tmp_path], "holds no config.json"),
+        (["sample", model, "--out", taken], "is a file"),
+        (["info", "lego-s-pq-64"], "neither a folder nor a Hub id"),
+        (["train"], "say where the run is to be kept"),
+        (["train", "nowhere.yaml", "--run", tmp_path / "r"], "there is no recipe nowhere.yaml"),
+        (["train", "--run", tmp_path / "r", "--set", "train.imags=3"], "train.imags: unknown key"),
+        (["train", "--run", tmp_path / "r", "--data", "cats"], "this version reads"),
+        (["train", "--run", tmp_path / "r", "--resume", "yes"], 'the only choice is "auto"'),
+        (["demo", "--run", tmp_path], "holds something else"),
+    ):
+        code, _, err = call(*words)
+        assert code == 2, words
+        assert message in err, words
+        assert err.count("\n") == 1, words
+    assert taken.read_text() == "mine"
+    assert not (tmp_path / "r").exists()
+
+
+def test_train_sample_and_info_go_together(call, tmp_path):
+    run = tmp_path / "run"
+    words = ["train", "--data", "digits", "--run", run]
+    for change in ("model.preset=tiny-pg-16", "train.images=64", "train.batch=16"):
+        words += ["--set", change]
+    code, out, _ = call(*words)
+    assert code == 0
+    assert f"legodiff sample {run} --out samples" in out
+    assert call(*words)[0] == 2  # the folder holds a run now
+    assert call(*words, "--resume", "auto")[0] == 0
+    assert call("sample", run, "--steps", 1, "--seeds", "0-2", "--out", tmp_path / "s")[0] == 0
+    code, out, _ = call("info", run)
+    assert code == 0
+    assert "10 classes" in out
+
+
+def test_info_tells_bricks_parameters_and_flops(call):
+    code, out, _ = call("info", "lego-s-pg-64")
+    assert code == 0
+    for figure in ("4x4", "16x16", "64x64", "256 x 4", "1 x 1024", "33.354 M", "31.4", "79.2%"):
+        assert figure in out, figure
+    assert "128x64x3" in call("info", "lego-s-pg-64", "--size", "128x64")[1]
+
+
+def test_a_bug_keeps_its_traceback(call, monkeypatch):
+    monkeypatch.setenv("LEGODIFF_DEBUG", "1")
+    with pytest.raises(ValueError, match="say where"):
+        call("train")
+
+
+def test_stopping_is_quiet(call, monkeypatch):
+    def stop():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "app", stop)
+    code, _, err = call("demo")
+    assert code == 130
+    assert "Traceback" not in err
