@@ -19,7 +19,10 @@ ALLOWED = {
     "pictures": {"store"},
     "config": {"model"},
     "pipeline": {"noise", "store", "model", "diffusion", "codec"},
-    "train": {"noise", "store", "model", "diffusion", "data", "codec", "config", "pipeline"},
+    "train": {
+        *("noise", "store", "model", "diffusion", "data", "codec", "pictures"),
+        *("config", "pipeline"),
+    },
     "evaluate": {"data", "pipeline", "model"},
     "demo": {
         *("store", "model", "diffusion", "data", "codec", "pictures"),

@@ -57,8 +57,12 @@ def test_a_run_folder_is_complete(tmp_path):
     run = tmp_path / "run"
     pipe = train(config(), Bars(), CODEC, run)
     assert {path.name for path in run.iterdir()} == {
-        *("config.json", "model.safetensors", "raw.safetensors", "log.jsonl", "checkpoints")
+        *("config.json", "model.safetensors", "raw.safetensors", "log.jsonl"),
+        *("checkpoints", "samples"),
     }
+    assert [path.name for path in sorted((run / "samples").iterdir())] == [
+        f"{n:012d}.png" for n in (32, 64, 96)
+    ]
     assert [path.name for path in list_checkpoints(run)] == [f"{n:012d}" for n in (32, 64, 96)]
     saved = read_config(run)
     assert saved["class_names"] == ["upright", "lying"]
@@ -148,7 +152,8 @@ def test_it_learns(tmp_path, preset, objective):
         *("train.batch=40", "train.warmup_images=400", "train.learning_rate=4e-3"),
         "train.checkpoint_images=10000",
     ]
-    train(config(*changes), Bars(), CODEC, tmp_path)
+    pipe = train(config(*changes), Bars(), CODEC, tmp_path)
+    assert pipe.sampling.sigma_max == pytest.approx(80 if objective == "edm" else 157.4, rel=0.001)
     lines = read_log(tmp_path / "log.jsonl")
     first, last = lines[0]["losses"], np.mean([line["losses"] for line in lines[-20:]], axis=0)
     assert (last < 0.75 * np.array(first)).all()

@@ -394,8 +394,8 @@ def _print_report(report: "Report", run: Path) -> None:
         "accuracy: how often a classifier trained on real digits reads the class that was asked "
         "for; the last row is that classifier on real digits it never saw. FD-digits: distance to "
         "real digits in the features of a small network, lower is better; the last row is real "
-        "against other real digits. Guidance makes digits clearer and less varied: more are read "
-        "right, but as a set they are further from real ones. NFE: network evaluations per image.\n"
+        "against other real digits. Guidance makes digits clearer and less varied, at twice the "
+        "evaluations. NFE: network evaluations per image.\n"
         f"Look at {run / 'digits.png'}, {run / 'skipped.png'}, {run / 'refinement.png'} and "
         f"{run / 'loss.png'}.",
         highlight=False,

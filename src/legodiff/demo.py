@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -84,10 +85,11 @@ def run_demo(run: Path, seed: int, device: torch.device, show: Show) -> Report:
     pipe = train(config, data, codec, run, device=device, on_log=on_log)
     train_seconds = time.perf_counter() - began
 
-    rows, drawn, plan = [], {}, SkipPlan.full(len(spec.bricks))
+    rows: list[Row] = []
+    drawn, plan = {}, SkipPlan.full(len(spec.bricks))
     for name, budget in (("all bricks", None), ("bricks skipped", BUDGET)):
         for guidance in (1.0, GUIDANCE):
-            title = f"drawing, {name}, guidance {guidance:g}"
+            note, before = f"{name}, guidance {guidance:g}", len(rows) * JUDGED
             began = time.perf_counter()
             samples = pipe(
                 labels=[number % 10 for number in range(JUDGED)],
@@ -96,7 +98,7 @@ def run_demo(run: Path, seed: int, device: torch.device, show: Show) -> Report:
                 guidance=guidance,
                 budget=budget,
                 batch=100,
-                on_progress=lambda done, title=title: show(title, done, JUDGED, ""),  # type: ignore[misc]
+                on_progress=partial(_show_drawn, show, before, note),
             )
             seconds = (time.perf_counter() - began) / JUDGED
             pixels = np.stack([np.asarray(image)[None] for image in samples.images])
@@ -124,6 +126,10 @@ def run_demo(run: Path, seed: int, device: torch.device, show: Show) -> Report:
     values = asdict(report) | {"plan": plan.to_dict()}
     write_atomically(run / REPORT, json.dumps(values, indent=2).encode())
     return report
+
+
+def _show_drawn(show: Show, before: int, note: str, done: float) -> None:
+    show("drawing digits", before + done, 4 * JUDGED, note)
 
 
 def _make_room(run: Path) -> None:

@@ -41,8 +41,8 @@ def coordinates(size: tuple[int, int], device: torch.device) -> Tensor:
     Channel 0 is the row, channel 1 the column; both run from -1 to 1 over the whole canvas.
     """
     with torch.inference_mode(False):  # the cached tensor must also serve training
-        axes = [torch.linspace(-1, 1, side, dtype=torch.float64, device=device) for side in size]
-        return torch.stack(torch.meshgrid(*axes, indexing="ij")).float()
+        axes = [torch.linspace(-1, 1, side, dtype=torch.float64, device="cpu") for side in size]
+        return torch.stack(torch.meshgrid(*axes, indexing="ij")).float().to(device)
 
 
 @dataclass(frozen=True)

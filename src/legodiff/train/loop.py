@@ -18,8 +18,10 @@ from legodiff.codec import PixelCodec
 from legodiff.config import RunConfig, TrainConfig
 from legodiff.data import ImageData, index_at
 from legodiff.diffusion.loss import brick_losses, drop_labels
+from legodiff.model.spec import StackSpec
 from legodiff.model.stack import LegoStack
-from legodiff.noise import ddpm_table_sigmas, lognormal_sigmas
+from legodiff.noise import ddpm_sigmas, ddpm_table_sigmas, lognormal_sigmas
+from legodiff.pictures import grid, save_png
 from legodiff.pipeline import LegoPipeline, Sampling
 from legodiff.train.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from legodiff.train.ema import Ema
@@ -41,9 +43,9 @@ def train(
     """Trains a stack on ``data`` and leaves a run folder; returns the pipeline of its average.
 
     The folder holds ``config.json``, ``model.safetensors`` (the average), ``raw.safetensors``,
-    ``checkpoints/`` and ``log.jsonl``. With ``resume`` the newest checkpoint of the folder is gone
-    on from, if there is one. Raises ValueError if the folder already holds a run, if a resumed
-    run's configuration differs, or if the loss is not finite.
+    ``checkpoints/``, ``samples/`` and ``log.jsonl``. ``resume`` goes on from its newest checkpoint,
+    if there is one. Raises ValueError if the folder already holds a run, if a resumed run's
+    configuration differs, or if the gradient is not finite.
     """
     device = device or torch.device("cpu")
     settings = config.train
@@ -64,7 +66,7 @@ def train(
         ema.network,
         codec,
         class_names=data.class_names,
-        sampling=Sampling(),
+        sampling=_sampling(spec),
         label_dropout=settings.label_dropout if spec.classes else 0.0,
         run=config.model_dump(mode="json"),
     )
@@ -79,9 +81,10 @@ def train(
         due = seen // settings.checkpoint_images > kept // settings.checkpoint_images
         if (done or due) and seen > kept:
             log.write(seen)
-            save_checkpoint(run, seen, network, ema, optimizer)
             store.write_weights(run / RAW, network.state_dict())
             pipeline.save_pretrained(run)
+            _draw(pipeline, run / "samples" / f"{seen:012d}.png")
+            save_checkpoint(run, seen, network, ema, optimizer)  # last: it vouches for the rest
             kept = seen
         if done:
             return pipeline
@@ -133,6 +136,14 @@ def learning_rate(settings: TrainConfig, images: int) -> float:
     return settings.learning_rate * warmup * fall
 
 
+def _sampling(spec: StackSpec) -> Sampling:
+    """The range of noise levels to sample over: EDM's, or that of the DDPM table."""
+    if spec.objective == "edm":
+        return Sampling()
+    table = ddpm_sigmas()
+    return Sampling(sigma_min=float(table[0]), sigma_max=float(table[-1]))
+
+
 def _open_run(
     run: Path,
     pipeline: LegoPipeline,
@@ -151,6 +162,14 @@ def _open_run(
         raise ValueError(f"{run} was begun with another configuration; see its {store.CONFIG}")
     checkpoints = list_checkpoints(run)
     return load_checkpoint(checkpoints[-1], network, ema, optimizer) if checkpoints else 0
+
+
+def _draw(pipeline: LegoPipeline, path: Path) -> None:
+    """A grid with seeds that never change, one column a class: is it getting better?"""
+    columns = min(pipeline.stack.spec.classes or 8, 10)
+    labels = [index % columns if pipeline.stack.spec.classes else None for index in range(40)]
+    samples = pipeline(labels=labels, seeds=range(40), steps=12, batch=40)
+    save_png(path, grid(samples.images, columns))
 
 
 class _Stream(Dataset[tuple[Tensor, int]]):
