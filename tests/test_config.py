@@ -33,7 +33,7 @@ def test_numbers_in_scientific_notation_are_numbers():
         ("train.images=many", "train.images is 'many'.*integer"),
         ("train.images=0", "train.images is 0.*greater than or equal to 1"),
         ("train.fill=hope", "train.fill is 'hope'.*'skip', 'clean', 'noise' or 'zero'"),
-        ("train.patch_ratio=0", "train.patch_ratio is 0.*greater than 0"),
+        ("train.patch_ratio=0", "train.patch_ratio.* is 0.*greater than 0"),
         ("train.learning_rate=-1", "greater than 0"),
         ("train", "write it as section.key=value"),
         ("=3", "write it as section.key=value"),
@@ -72,7 +72,9 @@ def test_the_patch_ratio_follows_the_top_brick():
     settings = RunConfig().train
     assert settings.ratio(preset("lego-s-pg-64")) == 1.0
     assert settings.ratio(preset("lego-s-pr-64")) == 0.5
-    assert load_config(changes=["train.patch_ratio=0.25"]).train.ratio(preset("dit-s-2-64")) == 0.25
+    for text, value in (("0.25", 0.25), ("[1, 0.5, 0.25]", (1.0, 0.5, 0.25))):
+        settings = load_config(changes=[f"train.patch_ratio={text}"]).train
+        assert settings.ratio(preset("lego-s-pg-64")) == value
 
 
 def test_a_config_survives_json():

@@ -5,6 +5,8 @@ import torch
 from conftest import noisy_batch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from legodiff import SkipPlan
 from legodiff.diffusion.guidance import guided
@@ -91,6 +93,21 @@ def test_a_skipped_brick_is_not_executed_also_under_guidance(stack, scale):
     calls = 2 * 18 - 1
     high = 1 + 2 * 8  # evaluations at the first 9 noise levels: one at the first, two at the others
     assert run == [calls, calls, calls - high]
+
+
+def test_a_skipped_brick_costs_no_flops_also_under_guidance(stack):
+    noise, sigma = torch.randn(1, 1, 16, 16), torch.tensor([5.0])
+
+    def flops(denoise, rows):
+        label = torch.zeros(rows, dtype=torch.int64)
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as count:
+            denoise(noise.repeat(rows, 1, 1, 1), sigma.repeat(rows), label)
+        return count.get_total_flops()
+
+    plan = SkipPlan(((0.0, (0, 1, 2)), (1.0, (0, 1))))
+    without_top = flops(lambda *batch: stack(*batch, bricks=(0, 1)), 2)
+    assert flops(guided(skipping(stack, plan), 2.0, 10), 1) == without_top
+    assert flops(guided(stack, 2.0, 10), 1) > 1.2 * without_top
 
 
 def test_the_estimate_is_that_of_the_bricks_that_run(stack):

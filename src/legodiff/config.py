@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from legodiff.model.presets import preset
 from legodiff.model.spec import StackSpec
@@ -18,6 +18,13 @@ class Part(BaseModel):
     """Unknown keys are errors, and nothing changes after validation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Shares = Annotated[
+    tuple[Annotated[float, Field(gt=0, le=1)], ...],
+    BeforeValidator(lambda value: value if isinstance(value, list | tuple) else [value]),
+]
+"""One share in (0, 1] for all, or one for each."""
 
 
 class ModelConfig(Part):
@@ -58,17 +65,20 @@ class TrainConfig(Part):
     ema_rampup: Annotated[float, Field(gt=0)] = 0.05
     """The half-life is at most this share of the images seen."""
     label_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1
-    patch_ratio: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Share of patches a patch-brick trains on; by default 1 under an image-brick, else 0.5."""
+    patch_ratio: Shares = ()
+    """Share of its patches a patch-brick trains on, one number or one a brick.
+
+    By default 1 if the top brick covers the image (it would see half-filled canvases), else 0.5.
+    """
     fill: Literal["skip", "clean", "noise", "zero"] = "skip"
     detach: bool = False
     sigma_mean: float = -1.2
     sigma_std: Annotated[float, Field(gt=0)] = 1.2
     checkpoint_images: Annotated[int, Field(ge=1)] = 100_000
 
-    def ratio(self, spec: StackSpec) -> float:
-        if self.patch_ratio is not None:
-            return self.patch_ratio
+    def ratio(self, spec: StackSpec) -> float | tuple[float, ...]:
+        if self.patch_ratio:
+            return self.patch_ratio if len(self.patch_ratio) > 1 else self.patch_ratio[0]
         return 1.0 if spec.bricks[-1].is_image else 0.5
 
 
