@@ -1,12 +1,14 @@
 import os
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach the network
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # tests run in parallel
+
 import pytest
 import torch
 
 from legodiff import LegoStack, preset
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach the network
-torch.set_num_threads(1)  # the tests themselves run in parallel
+torch.set_num_threads(1)
 
 
 def awaken(stack, seed=0):

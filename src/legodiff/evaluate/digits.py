@@ -33,11 +33,15 @@ class DigitJudges:
         from sklearn.model_selection import train_test_split
         from sklearn.neural_network import MLPClassifier
         from sklearn.svm import SVC
+        from threadpoolctl import threadpool_limits
 
         real, held_out = Digits(size), Digits(size, "held-out")
         self.reader = SVC(C=10.0).fit(_flat(real.images), real.labels)
-        self.network = MLPClassifier((64, 32), activation="tanh", max_iter=500, random_state=0)
-        self.network.fit(_flat(real.images), real.labels)
+        self.network = MLPClassifier(
+            (64, 32), activation="tanh", learning_rate_init=5e-3, max_iter=500, random_state=0
+        )
+        with threadpool_limits(1):  # many small products: more threads only wait for each other
+            self.network.fit(_flat(real.images), real.labels)
         self.held_out_accuracy = float(self.reader.score(_flat(held_out.images), held_out.labels))
         """Share of held-out real digits that the classifier reads correctly."""
         self.reference, apart = train_test_split(
