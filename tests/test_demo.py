@@ -50,7 +50,8 @@ def test_it_trains_draws_judges_and_shows(small):
     assert report.share <= demo.BUDGET
     assert 0.9 < report.real_accuracy <= 1
     assert all(0 <= row.accuracy <= 1 and row.fd_digits > report.floor for row in report.rows)
-    assert {title.split(",")[0] for title, *_ in told} == {"drawing"}  # too short for a bar
+    assert {title for title, *_ in told} == {"drawing digits"}  # training is too short for a bar
+    assert told[-1][1:3] == (240, 240)
 
     for name in ("digits", "skipped", "refinement", "loss"):
         assert min(Image.open(small / f"{name}.png").size) > 200
