@@ -163,3 +163,23 @@ def test_labels_are_dropped_one_by_one():
     assert changed.float().mean().item() == pytest.approx(0.1, abs=0.005)
     assert torch.equal(drop_labels(labels, 10, 0.0, generator()), labels)
     assert (drop_labels(labels, 10, 1.0, generator()) == 10).all()
+
+
+def test_gradients_are_the_same_each_time_on_several_threads():
+    """Places are shared by the patches of many images; their gradients must add up in order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        torch.manual_seed(0)
+        stack = awaken(Stack(preset("lite-pr-16", channels=1)))
+        clean, sigma = 0.5 * torch.randn(64, 1, 16, 16), torch.rand(64) + 0.1
+        seen = []
+        for _ in range(4):
+            stack.zero_grad()
+            losses = brick_losses(stack, clean, sigma, patch_ratio=0.5, generator=generator())
+            losses.mean().backward()
+            seen.append([parameter.grad.clone() for parameter in stack.parameters()])
+    finally:
+        torch.set_num_threads(threads)
+    for again in seen[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(seen[0], again, strict=True))

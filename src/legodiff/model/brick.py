@@ -38,9 +38,12 @@ class LegoBrick(nn.Module):
         local = self.spec.local
 
         patches = split(image, patch)  # (B, P, C_in, r, r)
-        places = self.place(canvas, image)  # (1, P, N, D)
+        places = self.place(canvas, image)  # (P, N, D)
         if sample is not None:
-            patches, places = sample.take(patches), places[0][sample.index]  # (B, K, ...)
+            patches = sample.take(patches)  # (B, K, C_in, r, r)
+            # A place serves many images: embedding, unlike indexing, adds their gradients in order.
+            chosen = F.embedding(sample.index, places.flatten(1))
+            places = chosen.view(*sample.index.shape, *places.shape[1:])  # (B, K, N, D)
         fields = split(patches, local).flatten(-3)  # (B, P, N, C_in * l * l)
         tokens = F.linear(fields, self.embed.weight[:, : fields.shape[-1]]) + places
 
@@ -54,7 +57,7 @@ class LegoBrick(nn.Module):
         return merge(patches, canvas)
 
     def place(self, canvas: tuple[int, int], like: Tensor) -> Tensor:
-        """What a token knows of where it is: (1, P, N, D).
+        """What a token knows of where it is: (P, N, D).
 
         The embedding of its pixel coordinates on the canvas, plus its position within the patch.
         The same for every image, so it is computed once and not per image.
@@ -66,6 +69,5 @@ class LegoBrick(nn.Module):
         trained = self.spec.patch(self.trained)
         trained_grid = (trained[0] // local, trained[1] // local)
         positions = position_embedding(grid, trained_grid, len(weight), like.device)
-        return (
-            F.linear(fields.to(like.dtype), weight, self.embed.bias) + positions.to(like.dtype)
-        )[None]
+        table = F.linear(fields.to(like.dtype), weight, self.embed.bias)
+        return table + positions.to(like.dtype)
