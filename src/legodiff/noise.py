@@ -5,8 +5,12 @@ the noise in Karras' variance-exploding form ``noisy = clean + sigma * noise``. 
 with its cumulative product ``abar`` (the paper's alpha_t): ``sigma = sqrt((1 - abar) / abar)``.
 """
 
+from math import inf
+
 import torch
 from torch import Tensor
+
+MOST_STEPS = 10_000
 
 
 def wide_dtype(device: torch.device) -> torch.dtype:
@@ -20,13 +24,15 @@ def karras_sigmas(
     """The sampling grid of EDM (Karras et al. 2022, equation 5).
 
     Returns float64 of shape (steps + 1,), falling from ``sigma_max`` to ``sigma_min`` and then 0.
-    Raises ValueError if ``steps`` < 1 or not ``0 < sigma_min <= sigma_max``.
+    Raises ValueError for a senseless number of steps or if not ``0 < sigma_min <= sigma_max``.
     """
-    if steps < 1:
-        raise ValueError(f"steps is {steps}; sampling needs at least 1")
-    if not 0 < sigma_min <= sigma_max:
-        raise ValueError(f"sigma_min {sigma_min}, sigma_max {sigma_max}: need 0 < min <= max")
-    ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
+    if not 1 <= steps <= MOST_STEPS:
+        raise ValueError(f"steps is {steps}; sampling takes 1 to {MOST_STEPS}")
+    if not 0 < sigma_min <= sigma_max < inf or not 0 < rho < inf:
+        raise ValueError(
+            f"sigma_min {sigma_min}, sigma_max {sigma_max}, rho {rho}: need 0 < min <= max"
+        )
+    ramp = torch.linspace(0, 1, steps, dtype=torch.float64, device="cpu")
     high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
     return torch.cat([(high + ramp * (low - high)) ** rho, ramp.new_zeros(1)])
 
@@ -47,7 +53,7 @@ def ddpm_sigmas(steps: int = 1000, beta_first: float = 1e-4, beta_last: float = 
 
     Returns float64 of shape (steps,), rising; entry t is the noise level of timestep t.
     """
-    betas = torch.linspace(beta_first, beta_last, steps, dtype=torch.float64)
+    betas = torch.linspace(beta_first, beta_last, steps, dtype=torch.float64, device="cpu")
     abar = torch.cumprod(1 - betas, dim=0)
     return ((1 - abar) / abar).sqrt()
 

@@ -5,7 +5,6 @@ stays inside a patch; every linear layer sees all B * P * N tokens as one matrix
 modulation belongs to the image, is computed once for it, and is broadcast over its P * N tokens.
 """
 
-from functools import lru_cache
 from math import log
 
 import torch
@@ -105,31 +104,23 @@ class NoiseEmbedding(nn.Module):
         return out
 
 
-@lru_cache(maxsize=64)
 def position_embedding(
     grid: tuple[int, int], trained: tuple[int, int], width: int, device: torch.device
 ) -> Tensor:
     """DiT's fixed sine-cosine embedding of a grid of tokens: float32 of shape (rows * columns, D).
 
     The first half of the channels tells the column, the second the row. A grid other than the
-    ``trained`` one is stretched over it, so that positions stay inside the range seen in training;
-    the trained grid itself is embedded exactly as in DiT.
+    ``trained`` one is stretched over it, centre on centre: its positions leave the range seen in
+    training by less than half a token. The trained grid itself is embedded exactly as in DiT.
     """
-
-    def embed(position: Tensor) -> Tensor:
-        ramp = torch.arange(width // 4, dtype=torch.float64, device="cpu") / (width // 4)
-        angles = position[:, None] * 10_000.0**-ramp
-        return torch.cat([angles.sin(), angles.cos()], dim=1)
-
-    with torch.inference_mode(False):  # the cached tensor must also serve training
-        rows, columns = (
-            embed((torch.arange(n, dtype=torch.float64, device="cpu") + 0.5) * t / n - 0.5)
-            for n, t in zip(grid, trained, strict=True)
-        )
-        table = torch.cat(
-            [columns.repeat(grid[0], 1), rows.repeat_interleave(grid[1], dim=0)], dim=1
-        )
-        return table.float().to(device)
+    frequencies = 10_000.0 ** -(torch.arange(width // 4, device=device) / (width // 4))
+    embedded = []
+    for count, known in zip(grid, trained, strict=True):
+        position = (torch.arange(count, device=device) + 0.5) * (known / count) - 0.5
+        angles = position[:, None] * frequencies
+        embedded.append(torch.cat([angles.sin(), angles.cos()], dim=1))
+    rows, columns = embedded
+    return torch.cat([columns.repeat(grid[0], 1), rows.repeat_interleave(grid[1], dim=0)], dim=1)
 
 
 def initialize(network: nn.Module, class_std: float) -> None:

@@ -5,7 +5,6 @@ split into the local fields that become tokens. Any H x W that the side divides 
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -34,15 +33,13 @@ def merge(pieces: Tensor, size: tuple[int, int]) -> Tensor:
     return image.reshape(*image.shape[:-5], channels, *size)
 
 
-@lru_cache(maxsize=64)
 def coordinates(size: tuple[int, int], device: torch.device) -> Tensor:
     """Normalised pixel coordinates of a canvas (the paper's m): float32 of shape (2, H, W).
 
     Channel 0 is the row, channel 1 the column; both run from -1 to 1 over the whole canvas.
     """
-    with torch.inference_mode(False):  # the cached tensor must also serve training
-        axes = [torch.linspace(-1, 1, side, dtype=torch.float64, device="cpu") for side in size]
-        return torch.stack(torch.meshgrid(*axes, indexing="ij")).float().to(device)
+    axes = [torch.linspace(-1, 1, side, device=device) for side in size]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))
 
 
 @dataclass(frozen=True)

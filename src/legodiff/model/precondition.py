@@ -7,7 +7,6 @@ Each objective is four functions of the noise level (the form of Karras et al. 2
 and both are trained with weight one on F, that is with weight 1 / c_out² on the clean estimate.
 """
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -44,7 +43,9 @@ def ddpm(sigma: Tensor, sigma_data: float) -> Coefficients:
     """DDPM's noise prediction over the linear table of 1000 steps. ``sigma``: (B,).
 
     In sigma coordinates ``clean = noisy - sigma * F``, F being the predicted unit noise; the
-    network sees the variance-preserving image and the timestep. ``sigma_data`` plays no part.
+    network sees the variance-preserving image and the timestep. ``sigma_data`` plays no part. A
+    brick that refines adds ``- sigma * F`` to the estimate it is given instead: F is then what is
+    left of the noise after that estimate, in the same unit.
     """
     s = sigma.view(-1, 1, 1, 1)
     return Coefficients(
@@ -76,10 +77,8 @@ def linear_estimate(noisy: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
     return edm(sigma, sigma_data).skip * noisy
 
 
-@lru_cache(maxsize=8)
 def _log_table(device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # the cached tensor must also serve training
-        return ddpm_sigmas().log().to(wide_dtype(device)).to(device)
+    return ddpm_sigmas().log().to(device, wide_dtype(device))
 
 
 def ddpm_timestep(sigma: Tensor) -> Tensor:
