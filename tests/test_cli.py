@@ -198,17 +198,56 @@ def test_info_tells_bricks_parameters_and_flops(call):
     assert "128x64x3" in call("info", "lego-s-pg-64", "--size", "128x64")[1]
 
 
-def test_a_bug_keeps_its_traceback(call, monkeypatch):
+def test_the_traceback_can_be_had(call, monkeypatch):
     monkeypatch.setenv("LEGODIFF_DEBUG", "1")
     with pytest.raises(ValueError, match="say where"):
         call("train")
 
 
-def test_stopping_is_quiet(call, monkeypatch):
-    def stop():
+def test_stopping_is_quiet(call, monkeypatch, model, tmp_path):
+    def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "app", stop)
-    code, _, err = call("demo")
+    monkeypatch.setattr(LegoPipeline, "__call__", stop)
+    code, _, err = call("sample", model, "--out", tmp_path / "out")
     assert code == 130
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["paint"], "No such command 'paint'"),
+        (["sample"], "Missing argument"),
+        (["info", "lego-s-pg-64", "--sise", "3"], "No such option"),
+        (["demo", "--seed", "-1"], "--seed"),
+    ],
+)
+def test_usage_errors_are_one_line(call, words, message):
+    code, _, err = call(*words)
+    assert code == 2
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: x")]
+)
+def test_too_little_memory_is_one_line(call, monkeypatch, model, tmp_path, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(LegoPipeline, "__call__", fail)
+    code, _, err = call("sample", model, "--out", tmp_path / "out")
+    assert code == 2
+    assert err.startswith("error: not enough memory")
+
+
+def test_an_error_of_ours_keeps_its_traceback(call, monkeypatch, model, tmp_path):
+    def fail(*_, **__):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(LegoPipeline, "__call__", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        call("sample", model, "--out", tmp_path / "out")

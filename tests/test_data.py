@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from legodiff.data import batch_at, index_at
+from legodiff.data import index_at
 from legodiff.data.digits import HELD_OUT, Digits
 
 
@@ -11,14 +11,6 @@ def test_every_epoch_shows_every_image_once_in_a_new_order():
     assert all(sorted(epoch) == list(range(count)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
     assert epochs[0] != [index_at(i, count, seed=6) for i in range(count)]
-
-
-def test_the_stream_is_a_function_of_the_position():
-    data = Digits(8)
-    images, labels = batch_at(data, 1490, 64, seed=0)  # across the end of an epoch
-    again = [batch_at(data, position, 1, seed=0) for position in range(1490, 1490 + 64)]
-    assert np.array_equal(images, np.concatenate([image for image, _ in again]))
-    assert np.array_equal(labels, np.concatenate([label for _, label in again]))
 
 
 def test_digits_are_scikit_learns():

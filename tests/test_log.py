@@ -35,14 +35,19 @@ def test_a_cut_off_last_line_is_removed_when_resuming(tmp_path):
 
 
 def test_the_status_is_told_every_so_often(tmp_path, monkeypatch):
-    clock = iter([0.0, 0.2, 0.6, 0.7, 1.2])  # REPORT_SECONDS is 0.5
-    monkeypatch.setattr("legodiff.train.log.time.perf_counter", lambda: next(clock))
+    clock = [0.0]  # REPORT_SECONDS is 0.5
+    monkeypatch.setattr("legodiff.train.log.time.perf_counter", lambda: clock[0])
     told = []
     log = Log(tmp_path / "log.jsonl", images=10**9, seen=100, on_status=told.append)
-    for seen in (110, 130, 140, 190):
+    for clock[0], seen in ((0.2, 110), (0.6, 130), (0.7, 140), (1.2, 190)):
         log.add(seen, torch.full((2, 1), 0.5), 0.1)
-    assert [status.images for status in told] == [130, 190]
-    assert [status.images_per_second for status in told] == pytest.approx([30 / 0.6, 60 / 0.6])
+    clock[0] = 1.3
+    log.add(200, torch.full((2, 1), 0.5), 0.1)
+    log.write(200)  # the end of a run: the bar must come to its end
+    assert [status.images for status in told] == [130, 190, 200]
+    assert [status.images_per_second for status in told] == pytest.approx(
+        [30 / 0.6, 60 / 0.6, 10 / 0.1]
+    )
     assert str(told[0]) == "50 images/s, loss 0.5000"
     assert isinstance(told[0], Status)
 

@@ -19,9 +19,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     import torch
+    from PIL.Image import Image
 
     from legodiff.demo import Report
     from legodiff.pipeline import LegoPipeline
@@ -35,26 +37,44 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 console = Console()
+SHOWN = 400  # images in a grid, at most
+MOST_NUMBERS = 10_000_000  # seeds in one call, at most
 
 DeviceOption = Annotated[
     str, typer.Option("--device", help="auto, cpu, cuda, mps ...", show_default=True)
 ]
 
 
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # of whichever click typer brings
+
+
 def main() -> None:
-    """Runs the command line; a user's mistake becomes one line and exit code 2."""
+    """Runs the command line; a user's mistake becomes one line and exit code 2.
+
+    Ctrl-C ends it with exit code 130. With LEGODIFF_DEBUG set a mistake shows its traceback.
+    """
     try:
-        app()
-    except (ValueError, OSError) as error:
-        if os.environ.get("LEGODIFF_DEBUG"):
+        sys.exit(app(standalone_mode=False))
+    except (UsageError, ValueError, OSError, MemoryError, RuntimeError) as error:
+        line = _explain(error)
+        if line is None or os.environ.get("LEGODIFF_DEBUG"):
             raise
         Console(stderr=True, soft_wrap=True).print(
-            f"error: {error}", style="red", markup=False, highlight=False
+            f"error: {line}", style="red", markup=False, highlight=False
         )
         sys.exit(2)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("stopped")
-        sys.exit(130)
+
+
+def _explain(error: Exception) -> str | None:
+    """The line to show for an error, or None if it is a mistake of ours and not of the user."""
+    if isinstance(error, UsageError):
+        return f"{error.format_message()} (--help says more)"  # type: ignore[attr-defined]
+    if isinstance(error, MemoryError):
+        return "not enough memory; try a smaller --batch or --size"
+    if isinstance(error, RuntimeError):
+        short = "out of memory" in str(error) or "allocate memory" in str(error)
+        return "not enough memory; try a smaller --batch, --size or model" if short else None
+    return str(error)
 
 
 @app.callback(invoke_without_command=True)
@@ -172,25 +192,36 @@ def sample(
     """Draw images: one PNG for each seed, and a grid of them all."""
     from legodiff import __version__
     from legodiff.pictures import grid, save_png
-    from legodiff.pipeline import LegoPipeline
+    from legodiff.pipeline import SAMPLERS, LegoPipeline
 
     pipe = LegoPipeline.from_pretrained(run, device=_device(device))
+    if sampler not in SAMPLERS:
+        raise ValueError(f"unknown sampler {sampler!r}; choose from {', '.join(SAMPLERS)}")
     chosen = _parse_labels(labels, pipe)
     if seeds is not None and per_class is not None:
         raise ValueError("give --seeds or --per-class, not both")
-    numbers = _parse_numbers("--seeds", seeds or f"0-{len(chosen) * (per_class or 1) - 1}")
+    default = f"0-{len(chosen) * (per_class or 1) - 1}"
+    numbers = _parse_numbers("--seeds", default if seeds is None else seeds)
+    if len(set(numbers)) < len(numbers):
+        raise ValueError(f"--seeds {seeds}: a seed stands there twice, and names one file")
     if skip is not None and budget is not None:
         raise ValueError("give --skip or --budget, not both")
-    plan = pipe.paper_plan(skip, steps) if skip is not None else None
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file; --out must be a folder")
-    taken = [path for seed in numbers if (path := out / f"{seed:06d}.png").exists()]
+    count, canvas = len(numbers), _parse_size(size)
+    pipe.stack.spec.check_canvas(canvas or pipe.stack.spec.image_size)
+    plan = None
+    if skip is not None:
+        plan = pipe.paper_plan(skip, steps)
+    elif budget is not None:
+        plan = pipe.budget_plan(budget, steps, canvas)
+    if blocked := [path for path in (out, *out.parents) if path.is_file()]:
+        raise ValueError(f"{blocked[0]} is a file; --out must be a folder")
+    files = [out / f"{seed:06d}.png" for seed in numbers] + [out / "grid.png"]
+    taken = [path for path in files if path.exists()]
     if taken and not overwrite:
         raise ValueError(f"{taken[0]} exists already; add --overwrite or choose another --out")
 
-    count, canvas = len(numbers), _parse_size(size)
     asked = [chosen[position % len(chosen)] for position in range(count)]
-    images = []
+    images: list[Image] = []
     with _progress() as show:
         for start in range(0, count, batch):
             part = slice(start, start + batch)
@@ -200,7 +231,6 @@ def sample(
                 steps=steps,
                 guidance=guidance,
                 sampler=sampler,
-                budget=budget,
                 plan=plan,
                 size=canvas,
                 batch=batch,
@@ -222,9 +252,9 @@ def sample(
                 name = pipe.class_names[label] if label is not None and pipe.class_names else None
                 about = {"seed": seed, "label": label, "class": name, **how}
                 save_png(out / f"{seed:06d}.png", image, about)
-            images += samples.images
+            images += samples.images[: max(0, SHOWN - len(images))]
     columns = len(chosen) if len(chosen) > 1 else max(1, round(count**0.5))
-    save_png(out / "grid.png", grid(images, min(columns, count)), how)
+    save_png(out / "grid.png", grid(images, min(columns, len(images))), how)
     _say(
         f"{count} images in {out}, and {out / 'grid.png'}: {samples.nfe} evaluations and "
         f"{samples.flops / 1e9:.3g} GFLOPs for each"
@@ -295,8 +325,8 @@ def _device(name: str) -> "torch.device":
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, NotImplementedError, AssertionError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"--device {name} cannot be used here: {reason}") from error
     return device
@@ -309,7 +339,10 @@ def _parse_numbers(option: str, text: str) -> list[int]:
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise ValueError(f"{option} {text}: write whole numbers and ranges, such as 0-9 or 3,5")
-        numbers += range(int(first), int(last if dash else first) + 1)
+        span = range(int(first), int(last if dash else first) + 1)
+        if len(numbers) + (span.stop - span.start) > MOST_NUMBERS:
+            raise ValueError(f"{option} {text}: these are too many; {MOST_NUMBERS:,} at most")
+        numbers += span
     if not numbers:
         raise ValueError(f"{option} {text}: this range is empty; write the smaller number first")
     return numbers
@@ -368,7 +401,7 @@ def _progress() -> Iterator[Callable[..., None]]:
 
 def _print_report(report: "Report", run: Path) -> None:
     """The table of the demonstration, and what it means."""
-    table = Table(title=f"digits drawn by {run}, judged on {report.judged} of each kind")
+    table = Table(title=Text(f"digits drawn by {run}, judged on {report.judged} of each kind"))
     for heading in ("bricks", "guidance", "accuracy", "FD-digits", "NFE", "MFLOPs", "ms/image"):
         table.add_column(heading, justify="left" if heading == "bricks" else "right")
     for row in report.rows:

@@ -1,6 +1,6 @@
 """Pixels <-> the space the model works in, where clean images have mean 0 and a known deviation."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,14 @@ class PixelCodec:
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     """Per channel, in [-1, 1]."""
     scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        mean = self.mean if isinstance(self.mean, list | tuple) else (self.mean,)
+        if not mean or not all(_is_number(m) and -1 <= m <= 1 for m in mean):
+            raise ValueError(f"codec: mean is {self.mean!r}; it must be numbers from -1 to 1")
+        if not _is_number(self.scale) or not 0 < self.scale < 1e6:
+            raise ValueError(f"codec: scale is {self.scale!r}; it must be a number above 0")
+        object.__setattr__(self, "mean", tuple(mean))
 
     @classmethod
     def fit(cls, images: np.ndarray, sigma_data: float) -> "PixelCodec":
@@ -49,14 +57,19 @@ class PixelCodec:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "PixelCodec":
-        rest = dict(values)
-        if rest.pop("kind", None) != "pixels":
-            raise ValueError(f"codec of kind {values.get('kind')!r}: this version knows pixels")
-        codec = build(cls, "codec", rest)
-        return replace(codec, mean=tuple(codec.mean))
+        kind = values.get("kind") if isinstance(values, dict) else values
+        if kind != "pixels":
+            raise ValueError(f"codec of kind {kind!r}: this version knows pixels")
+        return build(cls, "codec", {key: values[key] for key in values if key != "kind"})
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def to_pil(pixels: Tensor) -> list[Image.Image]:
-    """uint8 (B, C, H, W) with 1 or 3 channels to PIL images."""
+    """uint8 (B, C, H, W) to PIL images. Raises ValueError unless there are 1 or 3 channels."""
+    if pixels.shape[1] not in (1, 3):
+        raise ValueError(f"pictures have 1 or 3 channels, not {pixels.shape[1]}")
     arrays = pixels.movedim(1, -1).cpu().numpy()
     return [Image.fromarray(a[..., 0] if a.shape[-1] == 1 else a) for a in arrays]

@@ -17,7 +17,7 @@ RECIPES = Path(__file__).parent / "recipes"
 class Part(BaseModel):
     """Unknown keys are errors, and nothing changes after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 Shares = Annotated[
@@ -34,8 +34,12 @@ class ModelConfig(Part):
     preset: str = "lite-pr-16"
 
     def spec(self, channels: int, classes: int) -> StackSpec:
+        """The stack for images of these channels and classes, which follow from the data."""
         changes = dict(self.model_extra or {})
-        return preset(self.preset, **({"channels": channels, "classes": classes} | changes))
+        for name in ("channels", "classes"):
+            if name in changes:
+                raise ValueError(f"model.{name} follows from the data and cannot be set")
+        return preset(self.preset, channels, classes, **changes)
 
 
 class DataConfig(Part):
@@ -49,8 +53,8 @@ class TrainConfig(Part):
     """Everything is counted in images seen. Defaults are the paper's where it has one."""
 
     images: Annotated[int, Field(ge=1)] = 2_000_000
-    batch: Annotated[int, Field(ge=1)] = 64
-    seed: Annotated[int, Field(ge=0)] = 0
+    batch: Annotated[int, Field(ge=1, le=2**20)] = 64
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     workers: Annotated[int, Field(ge=0)] = 0
     """Processes that read images ahead; 0 reads them in between steps."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
@@ -72,8 +76,8 @@ class TrainConfig(Part):
     """
     fill: Literal["skip", "clean", "noise", "zero"] = "skip"
     detach: bool = False
-    sigma_mean: float = -1.2
-    sigma_std: Annotated[float, Field(gt=0)] = 1.2
+    sigma_mean: Annotated[float, Field(ge=-20, le=20)] = -1.2
+    sigma_std: Annotated[float, Field(gt=0, le=10)] = 1.2
     checkpoint_images: Annotated[int, Field(ge=1)] = 100_000
 
     def ratio(self, spec: StackSpec) -> float | tuple[float, ...]:
@@ -142,7 +146,10 @@ def _check(values: Any) -> RunConfig:
                 known = ", ".join(_siblings(item["loc"]))
                 lines.append(f"{where}: unknown key; known here: {known}")
             else:
-                lines.append(f"{where} is {item['input']!r}: {item['msg'].lower()}")
+                expected = (
+                    "a section of named values" if "model_type" in item["type"] else item["msg"]
+                )
+                lines.append(f"{where} is {item['input']!r}: {expected[0].lower()}{expected[1:]}")
         raise ValueError("\n".join(lines)) from error
 
 

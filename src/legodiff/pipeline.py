@@ -2,14 +2,14 @@
 
 import hashlib
 import json
+import operator
 import os
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -33,6 +33,12 @@ class Sampling:
     sigma_min: float = 0.002
     sigma_max: float = 80.0
     rho: float = 7.0
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not isinstance(value, int | float) or isinstance(value, bool):
+                raise ValueError(f"sampling: {name} is {value!r}; it must be a number")
+        self.sigmas(2)  # raises for ranges that are none
 
     def sigmas(self, steps: int) -> Tensor:
         return karras_sigmas(steps, self.sigma_min, self.sigma_max, self.rho)
@@ -77,6 +83,14 @@ class LegoPipeline:
         self.stack = stack
         self.codec = codec or PixelCodec(mean=(0.0,) * stack.spec.channels)
         self.class_names = tuple(class_names)
+        if self.class_names and len(self.class_names) != stack.spec.classes:
+            raise ValueError(
+                f"{len(self.class_names)} class names for a model of {stack.spec.classes} classes"
+            )
+        if len(self.codec.mean) not in (1, stack.spec.channels):
+            raise ValueError(
+                f"codec: {len(self.codec.mean)} means for a model of {stack.spec.channels} channels"
+            )
         self.sampling = sampling or Sampling()
         self.label_dropout = label_dropout
         self.run = run
@@ -136,20 +150,21 @@ class LegoPipeline:
         if batch < 1:
             raise ValueError(f"batch is {batch}; it must be 1 or more")
         sigmas = self.sampling.sigmas(steps)
-        plan = self._plan(budget, plan, sigmas, size)
+        plan = self._plan(budget, plan, steps, size)
 
         meter = Meter(self.stack)
         denoise = guided(skipping(meter, plan), guidance, spec.classes)
         images: list[Image.Image] = []
         for start in range(0, len(seeds), batch):
-            generators = [torch.Generator().manual_seed(s) for s in seeds[start : start + batch]]
+            part = slice(start, start + batch)
+            generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds[part]]
             noise = torch.stack(
-                [torch.randn(spec.channels, *size, generator=g) for g in generators]
+                [torch.randn(spec.channels, *size, generator=g, device="cpu") for g in generators]
             ).to(self.device)
             chosen = None
             if spec.classes:
                 chosen = torch.tensor(
-                    [spec.classes if i is None else i for i in indices[start : start + batch]],
+                    [spec.classes if index is None else index for index in indices[part]],
                     device=self.device,
                 )
             on_step = _images_done(on_progress, start, len(noise), steps)
@@ -172,6 +187,35 @@ class LegoPipeline:
         rule = SkipPlan.skip_low_noise if bricks[-1].is_image else SkipPlan.skip_high_noise
         return rule(len(bricks), fraction, self.sampling.sigmas(steps))
 
+    def budget_plan(
+        self, budget: float, steps: int, size: tuple[int, int] | None = None
+    ) -> SkipPlan:
+        """The paper's rule with the least skipping that keeps to a share of the full FLOPs.
+
+        Raises ValueError, naming the cheapest plan, if none does.
+        """
+        spec, canvas = self.stack.spec, size or self.stack.spec.image_size
+        if not 0 < budget <= 1:
+            raise ValueError(f"budget is {budget}; it is a share of the full FLOPs, in (0, 1]")
+        full = SkipPlan.full(len(spec.bricks))
+        plans = range(steps + 1 if len(spec.bricks) > 1 else 1)
+
+        def plan(skipped: int) -> SkipPlan:
+            return self.paper_plan(skipped / steps, steps) if skipped else full
+
+        def share(skipped: int) -> float:
+            chosen, levels = plan(skipped), heun_levels(self.sampling.sigmas(steps))
+            flops = [subset_flops(spec, chosen.bricks(level), canvas) for level in levels]
+            return sum(flops) / len(levels) / subset_flops(spec, full.bricks(1.0), canvas)
+
+        best = bisect_left(plans, -budget, key=lambda skipped: -share(skipped))
+        if best == len(plans):
+            cheapest = share(plans[-1])
+            raise ValueError(
+                f"budget {budget} is too small: the cheapest plan takes {cheapest:.3f}"
+            )
+        return plan(best)
+
     def label_index(self, label: Any) -> int | None:
         """The class index of an index or a name, checked; None, and no class, stay None."""
         classes = self.stack.spec.classes
@@ -179,8 +223,8 @@ class LegoPipeline:
             return None
         if isinstance(label, str) and label in self.class_names:
             return self.class_names.index(label)
-        number = int(label) if isinstance(label, int | np.integer) else -1
-        if 0 <= number <= classes:
+        number = _whole(label)
+        if number is not None and 0 <= number <= classes:
             return number if number < classes else None
         if not classes:
             raise ValueError(f"label {label!r}: this model was trained without classes")
@@ -201,9 +245,11 @@ class LegoPipeline:
 
     @property
     def fingerprint(self) -> str:
-        """A short hash of the configuration, for the metadata of images."""
-        text = json.dumps(self.to_dict(), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        """A short hash of the configuration and of the first weights of every tensor."""
+        digest = hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode())
+        for tensor in self.stack.state_dict().values():
+            digest.update(tensor.flatten()[:64].float().cpu().numpy().tobytes())
+        return digest.hexdigest()[:12]
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Writes ``model.safetensors`` and ``config.json``."""
@@ -223,12 +269,18 @@ class LegoPipeline:
         known = {"format", "stack", "codec", "class_names", "sampling", "label_dropout", "run"}
         if unknown := config.keys() - known:
             raise ValueError(f"{path / store.CONFIG}: unknown key {min(unknown)!r}")
+        names = config.get("class_names", [])
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"{path / store.CONFIG}: class_names must be a list of texts")
+        dropout = config.get("label_dropout", 0.0)
+        if not isinstance(dropout, int | float) or not 0 <= dropout <= 1:
+            raise ValueError(f"{path / store.CONFIG}: label_dropout must be a number from 0 to 1")
         pipe = cls(
             LegoStack.from_pretrained(path),
             PixelCodec.from_dict(config["codec"]) if "codec" in config else None,
-            config.get("class_names", ()),
+            names,
             store.build(Sampling, "sampling", config.get("sampling", {})),
-            config.get("label_dropout", 0.0),
+            dropout,
             config.get("run"),
         )
         return pipe.to(device)
@@ -239,7 +291,7 @@ class LegoPipeline:
         listed = [self.label_index(label) for label in (labels if several else [labels])]
         if seeds is None:
             seeds = range(len(listed))
-        numbers = [int(seed) for seed in (seeds if isinstance(seeds, Iterable) else [seeds])]
+        numbers = [_whole(seed) for seed in (seeds if isinstance(seeds, Iterable) else [seeds])]
         if len(listed) == 1:
             listed *= len(numbers)
         if not numbers or len(listed) != len(numbers):
@@ -247,15 +299,16 @@ class LegoPipeline:
                 f"{len(listed)} labels and {len(numbers)} seeds: give one label for each seed, "
                 "or one for all"
             )
-        if any(not 0 <= seed < 2**63 for seed in numbers):
+        good = [seed for seed in numbers if seed is not None and 0 <= seed < 2**63]
+        if len(good) < len(numbers):
             raise ValueError("a seed must be a whole number from 0 to 2**63 - 1")
-        return listed, numbers
+        return listed, good
 
     def _check_guidance(self, guidance: float, labels: list[int | None]) -> None:
         if guidance == 1:
             return
-        if not isfinite(guidance):
-            raise ValueError(f"guidance is {guidance}; it must be a finite number")
+        if not -1000 <= guidance <= 1000:
+            raise ValueError(f"guidance is {guidance}; it must be a number from -1000 to 1000")
         if not self.stack.spec.classes:
             raise ValueError("guidance needs classes, and this model was trained without any")
         if not self.label_dropout:
@@ -267,30 +320,24 @@ class LegoPipeline:
             raise ValueError("guidance needs labels to guide towards")
 
     def _plan(
-        self, budget: float | None, plan: SkipPlan | None, sigmas: Tensor, size: tuple[int, int]
+        self, budget: float | None, plan: SkipPlan | None, steps: int, size: tuple[int, int]
     ) -> SkipPlan:
         count = len(self.stack.spec.bricks)
         if budget is not None and plan is not None:
             raise ValueError("give a budget or a plan, not both")
-        if plan is not None:
-            if any(max(bricks) >= count for _, bricks in plan.bands):
-                raise ValueError(f"the plan names a brick that this stack of {count} has not")
-            return plan
-        if budget is None:
-            return SkipPlan.full(count)
-        if not 0 < budget <= 1:
-            raise ValueError(f"budget is {budget}; it is a share of the full FLOPs, in (0, 1]")
-        steps = len(sigmas) - 1
-        full = subset_flops(self.stack.spec, tuple(range(count)), size)
-        share = 1.0
-        for skipped in range(steps + 1 if count > 1 else 1):
-            plan = self.paper_plan(skipped / steps, steps) if skipped else SkipPlan.full(count)
-            levels = heun_levels(sigmas)
-            flops = [subset_flops(self.stack.spec, plan.bricks(s), size) for s in levels]
-            share = sum(flops) / (full * len(levels))
-            if share <= budget:
-                return plan
-        raise ValueError(f"budget {budget} is too small: the cheapest plan takes {share:.3f}")
+        if plan is not None and any(max(bricks) >= count for _, bricks in plan.bands):
+            raise ValueError(f"the plan names a brick that this stack of {count} has not")
+        if budget is not None:
+            return self.budget_plan(budget, steps, size)
+        return plan or SkipPlan.full(count)
+
+
+def _whole(value: Any) -> int | None:
+    """A whole number from anything that is one (also numpy's and torch's); else None."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
 
 
 def _images_done(

@@ -42,9 +42,17 @@ def build(kind: type[Built], what: str, values: Any) -> Built:
         raise ValueError(f"{what}: {str(error).split('() ')[-1]}") from error
 
 
+def make_folder(path: Path) -> None:
+    """Makes a folder and those above it. Raises ValueError if a file is in the way."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ValueError(f"{path} cannot be a folder: a file is in the way") from error
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Writes a file whole or not at all: a temporary neighbour, fsync, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -89,7 +97,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder} holds no {CONFIG}; is it a model or run folder?")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error})") from error
     found = config.get("format") if isinstance(config, dict) else None
     if found != FORMAT or "stack" not in config:
@@ -97,7 +105,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     return dict(config)
 
 
-def locate(folder_or_hub_id: str | os.PathLike[str], revision: str | None = None) -> Path:
+def locate(folder_or_hub_id: str | os.PathLike[str]) -> Path:
     """A local folder as it is, or a Hugging Face Hub id downloaded to the cache.
 
     Only ``*.safetensors`` and ``*.json`` are ever fetched. Raises ValueError if neither exists.
@@ -111,9 +119,7 @@ def locate(folder_or_hub_id: str | os.PathLike[str], revision: str | None = None
     from huggingface_hub import snapshot_download  # imported here: slow, and rarely needed
 
     try:
-        return Path(
-            snapshot_download(name, revision=revision, allow_patterns=["*.safetensors", "*.json"])
-        )
+        return Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.json"]))
     except Exception as error:  # the Hub client raises many kinds; the user needs one line
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise ValueError(f"no folder {name}, and the Hub did not give it: {reason}") from error

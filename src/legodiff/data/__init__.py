@@ -33,11 +33,3 @@ def index_at(position: int, count: int, seed: int) -> int:
     A pure function: each epoch is a fresh permutation drawn from (seed, epoch).
     """
     return int(_epoch_order(count, seed, position // count)[position % count])
-
-
-def batch_at(
-    data: ImageData, position: int, batch: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 (B, C, H, W) and labels int64 (B,) at positions [position, position + batch)."""
-    picked = [data[index_at(position + i, len(data), seed)] for i in range(batch)]
-    return np.stack([image for image, _ in picked]), np.array([label for _, label in picked])

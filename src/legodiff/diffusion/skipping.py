@@ -30,7 +30,9 @@ class SkipPlan:
         object.__setattr__(self, "bands", bands)
 
     def bricks(self, sigma: float) -> tuple[int, ...]:
-        """The bricks that run at a noise level."""
+        """The bricks that run at a noise level. Raises ValueError if it is none."""
+        if not sigma >= 0:
+            raise ValueError(f"noise level {sigma} is none; it must be 0 or more")
         return next(bricks for low, bricks in reversed(self.bands) if low <= sigma)
 
     @classmethod

@@ -68,7 +68,7 @@ PRESETS: dict[str, StackSpec] = {
 }
 
 
-def preset(name: str, channels: int = 3, classes: int = 0, **changes: Any) -> StackSpec:
+def preset(name: str, /, channels: int = 3, classes: int = 0, **changes: Any) -> StackSpec:
     """A named stack for images of ``channels`` channels and ``classes`` classes (0: none).
 
     ``changes`` are other fields of ``StackSpec``, such as ``objective="ddpm"``. Raises ValueError

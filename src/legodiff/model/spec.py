@@ -135,8 +135,11 @@ def _check(spec: StackSpec) -> None:
         raise ValueError(f"stack: refine is {spec.refine!r}; it must be true or false")
     for name in ("mlp_ratio", "sigma_data", "class_std"):
         value = getattr(spec, name)
-        if not isinstance(value, int | float) or not 0 < value < 1000:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not 0 < value < 1000:
             raise ValueError(f"stack: {name} is {value!r}; it must be a number between 0 and 1000")
+    if spec.mlp_ratio * spec.width < 1:
+        raise ValueError(f"stack: mlp_ratio {spec.mlp_ratio} leaves no hidden unit")
     if spec.width % spec.heads or spec.width % 4:
         raise ValueError(
             f"stack: width {spec.width} must be divisible by 4 and by its {spec.heads} heads"

@@ -91,7 +91,7 @@ class LegoStack(nn.Module):
         """
         spec = self.spec
         running = self._running(bricks)
-        self._check_input(noisy, sigma)
+        self._check_input(noisy, sigma, labels)
         noisy = noisy.to(torch.promote_types(noisy.dtype, torch.float32))
         sigma = sigma.to(noisy.dtype)
         at = OBJECTIVES[spec.objective](sigma, spec.sigma_data)
@@ -169,6 +169,9 @@ class LegoStack(nn.Module):
     def load_weights(self, tensors: Mapping[str, Tensor], where: str) -> None:
         """Loads every tensor or none; ``where`` names the source in the error."""
         own = self.state_dict()
+        kinds = {tensor.dtype for tensor in tensors.values()}
+        if len(kinds) > 1 or not kinds <= {torch.float32, torch.float16, torch.bfloat16}:
+            raise ValueError(f"{where} holds {', '.join(map(str, kinds))}; expected one float type")
         wrong = sorted(own.keys() ^ tensors.keys()) or sorted(
             name for name, tensor in tensors.items() if tensor.shape != own[name].shape
         )
@@ -189,7 +192,7 @@ class LegoStack(nn.Module):
             )
         return running
 
-    def _check_input(self, noisy: Tensor, sigma: Tensor) -> None:
+    def _check_input(self, noisy: Tensor, sigma: Tensor, labels: Tensor | None) -> None:
         if noisy.ndim != 4 or noisy.shape[1] != self.spec.channels:
             raise ValueError(
                 f"noisy has shape {tuple(noisy.shape)}; it must be (B, {self.spec.channels}, H, W)"
@@ -198,6 +201,11 @@ class LegoStack(nn.Module):
             raise ValueError(
                 f"sigma has shape {tuple(sigma.shape)}; it must be ({noisy.shape[0]},), "
                 "one noise level for each image"
+            )
+        if labels is not None and labels.shape != noisy.shape[:1]:
+            raise ValueError(
+                f"labels have shape {tuple(labels.shape)}; it must be ({noisy.shape[0]},), "
+                "one class index for each image"
             )
         self.spec.check_canvas((noisy.shape[2], noisy.shape[3]))
 

@@ -17,6 +17,7 @@ from legodiff import store
 from legodiff.model.stack import LegoStack
 from legodiff.train.ema import Ema
 
+RAW = "raw.safetensors"
 KEEP = 3
 
 
@@ -28,7 +29,7 @@ def save_checkpoint(
     final = folder / f"{images:012d}"
     temporary = folder / f".{final.name}.part"
     shutil.rmtree(temporary, ignore_errors=True)
-    store.write_weights(temporary / "raw.safetensors", network.state_dict())
+    store.write_weights(temporary / RAW, network.state_dict())
     store.write_weights(temporary / "ema.safetensors", ema.network.state_dict())
     store.write_weights(temporary / "optimizer.safetensors", _moments(network, optimizer))
     store.write_atomically(temporary / "state.json", json.dumps({"images": images}).encode())
@@ -50,7 +51,7 @@ def load_checkpoint(
 ) -> int:
     """Restores weights, average and optimizer in place; returns the images seen."""
     images = int(json.loads((folder / "state.json").read_text())["images"])
-    network.load_state_dict(store.read_weights(folder / "raw.safetensors"))
+    network.load_state_dict(store.read_weights(folder / RAW))
     ema.network.load_state_dict(store.read_weights(folder / "ema.safetensors"))
     moments = store.read_weights(folder / "optimizer.safetensors")
     state: dict[int, dict[str, Tensor]] = {}

@@ -52,11 +52,16 @@ class Log:
         self.rate = rate
         if seen - self.written >= self.every:
             self.write(seen)
+        if time.perf_counter() - self.reported >= REPORT_SECONDS:
+            self.report(seen, losses)
+
+    def report(self, seen: int, losses: Tensor) -> None:
+        """Tells the progress bar; done every so often, and to be done at the end."""
         now = time.perf_counter()
-        if self.on_status is not None and now - self.reported >= REPORT_SECONDS:
+        if self.on_status is not None and seen > self.reported_images:
             speed = (seen - self.reported_images) / (now - self.reported)
             self.on_status(Status(seen, float(losses.mean()), speed))
-            self.reported, self.reported_images = now, seen
+        self.reported, self.reported_images = now, seen
 
     def write(self, seen: int) -> None:
         """Writes the line of the steps since the last one, if there were any."""
@@ -74,6 +79,7 @@ class Log:
         }
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
+        self.report(seen, mean)
         self.written, self.began, self.losses = seen, time.perf_counter(), []
 
 

@@ -23,11 +23,9 @@ from legodiff.model.stack import LegoStack
 from legodiff.noise import ddpm_sigmas, ddpm_table_sigmas, lognormal_sigmas
 from legodiff.pictures import grid, save_png
 from legodiff.pipeline import LegoPipeline, Sampling
-from legodiff.train.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from legodiff.train.checkpoint import RAW, list_checkpoints, load_checkpoint, save_checkpoint
 from legodiff.train.ema import Ema
 from legodiff.train.log import Log, Status
-
-RAW = "raw.safetensors"
 
 
 def train(
@@ -50,10 +48,14 @@ def train(
     device = device or torch.device("cpu")
     settings = config.train
     spec = config.model.spec(data.channels, len(data.class_names))
+    shape = data[0][0].shape
+    if shape != (spec.channels, *spec.image_size):
+        raise ValueError(f"the images are {shape} and the model is for {spec.image_size}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         network = LegoStack(spec)
     network.to(device)
+    network.draw_patches(1, spec.image_size, settings.ratio(spec))  # raises if they do not fit
     ema = Ema(network, settings.ema_halflife_images, settings.ema_rampup)
     optimizer = torch.optim.AdamW(
         network.parameters(),
@@ -72,7 +74,7 @@ def train(
     )
 
     seen = _open_run(run, pipeline, resume, network, ema, optimizer)
-    batches = _batches(data, settings, seen)
+    batches = _batches(data, settings, seen, device)
     log = Log(run / "log.jsonl", settings.images, seen, on_log)
     kept = seen
     while True:
@@ -152,16 +154,31 @@ def _open_run(
     ema: Ema,
     optimizer: torch.optim.Optimizer,
 ) -> int:
-    """Starts a run folder or goes on with one; returns the images seen."""
-    if not (run / store.CONFIG).exists():
+    """Starts a run folder or goes on with one; returns the images seen.
+
+    A run that was broken off before it left anything behind is begun anew.
+    """
+    checkpoints = list_checkpoints(run)
+    if not checkpoints and not (run / store.WEIGHTS).exists():
         store.write_config(run, pipeline.to_dict())
         return 0
     if not resume:
         raise ValueError(f"{run} already holds a run; choose another folder, or resume it")
-    if store.read_config(run) != {"format": store.FORMAT} | pipeline.to_dict():
-        raise ValueError(f"{run} was begun with another configuration; see its {store.CONFIG}")
-    checkpoints = list_checkpoints(run)
+    old, new = store.read_config(run), {"format": store.FORMAT} | pipeline.to_dict()
+    if different := _differences(old, new):
+        raise ValueError(f"{run} was begun with another {', '.join(different)}")
     return load_checkpoint(checkpoints[-1], network, ema, optimizer) if checkpoints else 0
+
+
+def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """Dotted names of the values in which two configurations differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            name
+            for key in sorted(old.keys() | new.keys())
+            for name in _differences(old.get(key), new.get(key), f"{path}.{key}".strip("."))
+        ]
+    return [] if old == new else [path]
 
 
 def _draw(pipeline: LegoPipeline, path: Path) -> None:
@@ -183,7 +200,9 @@ class _Stream(Dataset[tuple[Tensor, int]]):
         return torch.from_numpy(image), label
 
 
-def _batches(data: ImageData, settings: TrainConfig, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(
+    data: ImageData, settings: TrainConfig, start: int, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches (images uint8 (B, C, H, W), labels int64 (B,)) from a position of the stream on."""
     steps = -(-(settings.images - start) // settings.batch)
     return iter(
@@ -192,7 +211,7 @@ def _batches(data: ImageData, settings: TrainConfig, start: int) -> Iterator[tup
             batch_size=settings.batch,
             sampler=range(start, start + steps * settings.batch),
             num_workers=settings.workers,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=device.type == "cuda",
         )
     )
 
