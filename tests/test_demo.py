@@ -38,8 +38,10 @@ def test_it_trains_draws_judges_and_shows(small):
         ("all bricks", demo.GUIDANCE),
         ("bricks skipped", 1.0),
         ("bricks skipped", demo.GUIDANCE),
+        ("lowest brick only", 1.0),
+        ("lowest brick only", demo.GUIDANCE),
     ]
-    assert [row.nfe for row in report.rows] == [11, 22, 11, 22]
+    assert [row.nfe for row in report.rows] == [11, 22] * 3
     spec = LegoPipeline.from_pretrained(small).stack.spec
     every, fewer = (subset_flops(spec, bricks, (16, 16)) / 1e6 for bricks in [(0, 1, 2), (0, 1)])
     assert report.rows[0].mflops == pytest.approx(11 * every)
@@ -50,8 +52,10 @@ def test_it_trains_draws_judges_and_shows(small):
     assert report.share <= demo.BUDGET
     assert 0.9 < report.real_accuracy <= 1
     assert all(0 <= row.accuracy <= 1 and row.fd_digits > report.floor for row in report.rows)
-    assert {title for title, *_ in told} == {"drawing digits"}  # training is too short for a bar
-    assert told[-1][1:3] == (240, 240)
+    assert report.skipped_steps == skipped
+    assert (report.steps, report.bricks, report.real_digits) == (6, 3, 1500)
+    ends = {title: (done, total) for title, done, total, _ in told}
+    assert ends == {"learning digits": (128, 128), "drawing digits": (360, 360)}
 
     for name in ("digits", "skipped", "refinement", "loss"):
         assert min(Image.open(small / f"{name}.png").size) > 200
@@ -60,12 +64,20 @@ def test_it_trains_draws_judges_and_shows(small):
     assert saved["plan"] == report.plan.to_dict()
 
 
-def test_an_earlier_demonstration_is_replaced_and_anything_else_is_not(small):
+def test_an_earlier_demonstration_is_replaced_and_anything_else_is_not(small, monkeypatch):
     run(small)
+    (small / "mine").mkdir()
+    (small / "mine" / "notes.txt").write_text("keep me")
     run(small, seed=1)
+    assert (small / "mine" / "notes.txt").read_text() == "keep me"
     assert json.loads((small / "config.json").read_text())["run"]["train"]["seed"] == 1
     (small / demo.REPORT).unlink()
     before = {path: path.read_bytes() for path in small.rglob("*") if path.is_file()}
     with pytest.raises(ValueError, match="holds something else"):
+        run(small)
+    (small / demo.REPORT).write_text("{}")
+    before[small / demo.REPORT] = b"{}"
+    monkeypatch.setattr(demo, "find_spec", lambda name: None if name == "matplotlib" else True)
+    with pytest.raises(ValueError, match="the demo needs matplotlib"):  # before anything is done
         run(small)
     assert before == {path: path.read_bytes() for path in small.rglob("*") if path.is_file()}

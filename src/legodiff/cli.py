@@ -418,18 +418,23 @@ def _print_report(report: "Report", run: Path) -> None:
         "real digits", "", f"{report.real_accuracy:.1%}", f"{report.floor:.2f}", "", "", ""
     )
     console.print(table)
+    above = report.plan.bands[1:]
+    where = f"at every noise level above sigma {above[0][0]:.3g}" if above else "in every step"
     console.print(
-        f"A stack of {report.bricks} bricks learnt from 1,500 real handwritten digits: "
-        f"{report.train_images:,} images seen in {report.train_seconds:.0f} s on {report.device}. "
-        f"It then drew {report.judged} digits four times from the same noise. "
-        f"'bricks skipped' leaves out the top brick at high noise, which takes "
-        f"{report.share:.0%} of the FLOPs.\n"
+        f"A stack of {report.bricks} bricks learnt from {report.real_digits:,} real handwritten "
+        f"digits: {report.train_images:,} images seen in {report.train_seconds:.0f} s on "
+        f"{report.device}. It then drew {report.judged} digits for each row, from the same noise. "
+        f"'bricks skipped' leaves the top brick out in {report.skipped_steps} of {report.steps} "
+        f"steps, {where}, which takes {report.share:.0%} of the FLOPs. 'lowest brick only' runs "
+        "nothing but the first.\n"
         "accuracy: how often a classifier trained on real digits reads the class that was asked "
         "for; the last row is that classifier on real digits it never saw. FD-digits: distance to "
         "real digits in the features of a small network, lower is better; the last row is real "
         "against other real digits. Guidance makes digits clearer and less varied, at twice the "
-        "evaluations. NFE: network evaluations per image.\n"
+        "evaluations. NFE: network evaluations per image. ms/image swings with the machine's "
+        "load; FLOPs do not.\n"
         f"Look at {run / 'digits.png'}, {run / 'skipped.png'}, {run / 'refinement.png'} and "
         f"{run / 'loss.png'}.",
         highlight=False,
+        markup=False,
     )

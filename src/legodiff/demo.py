@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,11 @@ from legodiff.train.loop import train
 STEPS, GUIDANCE, JUDGED, SHOWN = 18, 1.5, 500, 60
 BUDGET = 2 / 3
 REPORT = "demo.json"
+OURS = (
+    *("config.json", "model.safetensors", "raw.safetensors", "log.jsonl", "checkpoints", "samples"),
+    *("digits.png", "skipped.png", "refinement.png", "loss.png"),
+)
+"""What a demonstration leaves beside its report."""
 
 Show = Callable[[str, float, float, str], None]
 """Told of progress: what is being done, how much is done, of how much, and a note."""
@@ -58,8 +64,13 @@ class Report:
     floor: float
     train_seconds: float
     train_images: int
+    real_digits: int
+    """Digits learnt from."""
     bricks: int
     plan: SkipPlan
+    skipped_steps: int
+    """Steps, of ``steps``, in which the plan leaves the top brick out."""
+    steps: int
     share: float
     """Share of the full FLOPs that the plan takes."""
     device: str
@@ -68,15 +79,16 @@ class Report:
 def run_demo(run: Path, seed: int, device: torch.device, show: Show) -> Report:
     """Trains, draws, judges, and writes pictures and ``demo.json`` into the run folder.
 
-    An earlier demonstration in the folder is replaced; anything else there is left alone and
-    raises ValueError. ``show`` is told of the progress.
+    The files of an earlier demonstration in the folder are replaced. Raises ValueError for a
+    folder that holds anything but a demonstration. ``show`` is told of the progress.
     """
-    _make_room(run)
+    _check_requirements()
     config = load_config("digits", [f"train.seed={seed}"])
     spec = config.model.spec(channels=1, classes=10)
     data = Digits(spec.image_size[0])
     codec = PixelCodec.fit(data.images, spec.sigma_data)
     judges = DigitJudges(spec.image_size[0])
+    _make_room(run)
 
     def on_log(status: Status) -> None:
         show("learning digits", status.images, config.train.images, str(status))
@@ -85,9 +97,13 @@ def run_demo(run: Path, seed: int, device: torch.device, show: Show) -> Report:
     pipe = train(config, data, codec, run, device=device, on_log=on_log)
     train_seconds = time.perf_counter() - began
 
+    every = SkipPlan.full(len(spec.bricks))
+    plan = pipe.budget_plan(BUDGET, STEPS)
+    alone = SkipPlan(((0.0, (0,)),))
+    kinds = [("all bricks", every), ("bricks skipped", plan), ("lowest brick only", alone)]
     rows: list[Row] = []
-    drawn, plan = {}, SkipPlan.full(len(spec.bricks))
-    for name, budget in (("all bricks", None), ("bricks skipped", BUDGET)):
+    drawn = {}
+    for name, chosen in kinds:
         for guidance in (1.0, GUIDANCE):
             note, before = f"{name}, guidance {guidance:g}", len(rows) * JUDGED
             began = time.perf_counter()
@@ -96,9 +112,9 @@ def run_demo(run: Path, seed: int, device: torch.device, show: Show) -> Report:
                 seeds=range(JUDGED),
                 steps=STEPS,
                 guidance=guidance,
-                budget=budget,
+                plan=chosen,
                 batch=100,
-                on_progress=partial(_show_drawn, show, before, note),
+                on_progress=partial(_show_drawn, show, before, 2 * len(kinds) * JUDGED, note),
             )
             seconds = (time.perf_counter() - began) / JUDGED
             pixels = np.stack([np.asarray(image)[None] for image in samples.images])
@@ -108,8 +124,8 @@ def run_demo(run: Path, seed: int, device: torch.device, show: Show) -> Report:
                 Row(name, guidance, verdict.accuracy, verdict.fd, samples.nfe, mflops, seconds)
             )
             drawn[name, guidance] = samples.images[:SHOWN]
-            plan = samples.plan
 
+    sigmas = pipe.sampling.sigmas(STEPS)
     report = Report(
         rows=rows,
         judged=JUDGED,
@@ -117,8 +133,11 @@ def run_demo(run: Path, seed: int, device: torch.device, show: Show) -> Report:
         floor=judges.floor,
         train_seconds=train_seconds,
         train_images=config.train.images,
+        real_digits=len(data),
         bricks=len(spec.bricks),
         plan=plan,
+        skipped_steps=sum(plan.bricks(float(s)) != every.bricks(float(s)) for s in sigmas[:-1]),
+        steps=STEPS,
         share=rows[2].mflops / rows[0].mflops,
         device=str(device),
     )
@@ -128,17 +147,27 @@ def run_demo(run: Path, seed: int, device: torch.device, show: Show) -> Report:
     return report
 
 
-def _show_drawn(show: Show, before: int, note: str, done: float) -> None:
-    show("drawing digits", before + done, 4 * JUDGED, note)
+def _show_drawn(show: Show, before: int, total: int, note: str, done: float) -> None:
+    show("drawing digits", before + done, total, note)
+
+
+def _check_requirements() -> None:
+    for module, name in (("sklearn", "scikit-learn"), ("matplotlib", "matplotlib")):
+        if find_spec(module) is None:
+            raise ValueError(f"the demo needs {name}; run: pip install 'legodiff[demo]'")
 
 
 def _make_room(run: Path) -> None:
-    """Removes an earlier demonstration, also one broken off, and nothing else."""
-    if run.exists() and any(run.iterdir()):
-        if not (run / REPORT).exists():
-            raise ValueError(f"{run} holds something else; choose another folder with --run")
-        shutil.rmtree(run)
+    """Removes the files of an earlier demonstration, also one broken off, and nothing else."""
+    if run.exists() and any(run.iterdir()) and not (run / REPORT).exists():
+        raise ValueError(f"{run} holds something else; choose another folder with --run")
     write_atomically(run / REPORT, b"{}")  # from here on the folder is known as ours
+    for name in OURS:
+        path = run / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _pictures(
