@@ -32,7 +32,8 @@ clean:  ## Remove the environment and the caches (runs/ stays)
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "legodiff needs Python 3.11 or newer; run: make PYTHON=/path/to/python3.11"; exit 1; }
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv .venv || { rm -rf .venv; \
+		echo "python -m venv failed; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
 
 .venv/.demo: .venv/bin/python $(SPECS)
 	$(PIP) --editable '.[demo]'
