@@ -1,10 +1,12 @@
+import math
+
 import pytest
 import torch
 from conftest import awaken
 
 from legodiff import BrickSpec
 from legodiff.model.brick import LegoBrick
-from legodiff.model.layers import initialize
+from legodiff.model.layers import initialize, position_embedding
 from legodiff.model.patches import PatchSample, merge, split
 
 SIZE = (16, 24)
@@ -52,8 +54,23 @@ def test_the_first_layer_is_a_linear_map_of_pixels_and_coordinates():
     columns = torch.linspace(-1, 1, 24)[None].expand(SIZE)
     full = torch.cat([image, torch.stack([rows, columns]).expand(2, -1, -1, -1)], dim=1)
     fields = split(split(full, 8), 4).flatten(-3)
-    positions = seen[0] - brick.embed(fields)
-    assert torch.allclose(positions, positions[:1, :1].expand_as(positions), atol=1e-5)
+    positions = position_embedding((2, 2), (2, 2), 32, torch.device("cpu"))
+    assert torch.allclose(seen[0], brick.embed(fields) + positions, atol=1e-5)
+
+
+def test_an_image_brick_stretches_its_positions_over_the_canvas():
+    """Trained on 16x16 and given 16x24, its columns are squeezed into the trained range."""
+    brick, image = make("image", 4), torch.zeros(1, 4, *SIZE)
+    seen = []
+    brick.blocks[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        brick.embed.weight.zero_()
+        brick.embed.bias.zero_()
+    brick(image, torch.randn(1, 32))
+    expected = position_embedding((4, 6), (4, 4), 32, torch.device("cpu"))
+    assert torch.allclose(seen[0][0, 0], expected)
+    angles = [(column + 0.5) * 4 / 6 - 0.5 for column in range(6)]
+    assert expected[:6, 0].tolist() == pytest.approx([math.sin(a) for a in angles], abs=1e-6)
 
 
 def test_tokens_go_back_to_the_place_they_came_from():

@@ -153,7 +153,9 @@ def test_it_learns(tmp_path, preset, objective):
         "train.checkpoint_images=10000",
     ]
     pipe = train(config(*changes), Bars(), CODEC, tmp_path)
-    assert pipe.sampling.sigma_max == pytest.approx(80 if objective == "edm" else 157.4, rel=0.001)
+    low, high = (0.002, 80) if objective == "edm" else (0.01, 157.4)
+    assert pipe.sampling.sigma_min == pytest.approx(low, rel=0.001)
+    assert pipe.sampling.sigma_max == pytest.approx(high, rel=0.001)
     lines = read_log(tmp_path / "log.jsonl")
     first, last = lines[0]["losses"], np.mean([line["losses"] for line in lines[-20:]], axis=0)
     assert (last < 0.75 * np.array(first)).all()
@@ -203,3 +205,89 @@ def test_old_checkpoints_are_removed_and_half_written_ones_ignored(tmp_path):
     assert len(list_checkpoints(tmp_path)) == 3
     state = json.loads((list_checkpoints(tmp_path)[-1] / "state.json").read_text())
     assert state == {"images": 96}
+
+
+def test_every_setting_reaches_the_step(tmp_path, monkeypatch):
+    """One short run, watched: what is drawn, what the loss is told, how the average moves."""
+    seen = {"losses": [], "dropped": [], "clip": [], "rates": [], "weights": []}
+    losses, drop, clip = loop.brick_losses, loop.drop_labels, torch.nn.utils.clip_grad_norm_
+    step = torch.optim.AdamW.step
+
+    def watch_losses(network, clean, sigma, labels, **arguments):
+        seen["losses"].append((sigma, labels, arguments))
+        return losses(network, clean, sigma, labels, **arguments)
+
+    def watch_drop(labels, no_class, probability, generator):
+        seen["dropped"].append((no_class, probability))
+        return drop(labels, no_class, probability, generator)
+
+    def watch_clip(parameters, limit):
+        seen["clip"].append(limit)
+        return clip(parameters, limit)
+
+    def watch_step(optimizer, *arguments):
+        out = step(optimizer, *arguments)
+        (group,) = optimizer.param_groups
+        seen["rates"].append(group["lr"])
+        seen["weights"].append([p.detach().clone() for p in group["params"]])
+        seen["group"] = group
+        return out
+
+    monkeypatch.setattr(loop, "brick_losses", watch_losses)
+    monkeypatch.setattr(loop, "drop_labels", watch_drop)
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", watch_clip)
+    monkeypatch.setattr(torch.optim.AdamW, "step", watch_step)
+    settings = config(
+        *("train.fill=noise", "train.detach=true", "train.patch_ratio=[1,0.5,0.25]"),
+        *(
+            "train.clip=0.7",
+            "train.label_dropout=0.5",
+            "train.sigma_mean=3",
+            "train.sigma_std=0.01",
+        ),
+        *("train.ema_halflife_images=40", "train.ema_rampup=0.5", "train.weight_decay=0.03"),
+        *("train.betas=[0.8,0.95]", "model.sigma_data=0.6"),
+    )
+    pipe = train(settings, Bars(), CODEC, tmp_path)
+
+    for sigma, labels, arguments in seen["losses"]:
+        assert torch.allclose(sigma.log(), torch.tensor(3.0), atol=0.1)
+        assert 2 in labels  # half of them have lost their class
+        generator = arguments.pop("generator")
+        assert arguments == {
+            "patch_ratio": (1.0, 0.5, 0.25),
+            "fill": "noise",
+            "fill_std": 0.6,
+            "detach": True,
+        }
+        assert generator is not None
+    assert set(seen["dropped"]) == {(2, 0.5)}
+    assert set(seen["clip"]) == {0.7}
+    assert seen["rates"] == [learning_rate(settings.train, 16 * n) for n in range(1, 7)]
+    assert seen["group"]["weight_decay"] == 0.03
+    assert seen["group"]["betas"] == (0.8, 0.95)
+
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.train.seed)
+        average = [p.detach() for p in LegoStack(pipe.stack.spec).parameters()]
+    for number, weights in enumerate(seen["weights"], start=1):
+        share = 0.5 ** (16 / min(40, 0.5 * 16 * number))
+        average = [share * a + (1 - share) * w for a, w in zip(average, weights, strict=True)]
+    for mine, theirs in zip(average, pipe.stack.parameters(), strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-6)
+
+
+def test_seeds_of_order_noise_and_weights_all_follow_the_runs_seed(tmp_path, monkeypatch):
+    """Two seeds differ in the first weights, in the images of the first batch and in the noise."""
+    losses = loop.brick_losses
+    first = {}
+
+    def watch(network, clean, sigma, labels, **arguments):
+        weights = network.bricks[0].embed.weight.detach().clone()
+        first.setdefault(run, (weights, clean.clone(), sigma.clone()))
+        return losses(network, clean, sigma, labels, **arguments)
+
+    monkeypatch.setattr(loop, "brick_losses", watch)
+    for run in (0, 1):
+        train(config(f"train.seed={run}"), Bars(), CODEC, tmp_path / str(run))
+    assert not any(torch.equal(a, b) for a, b in zip(first[0], first[1], strict=True))

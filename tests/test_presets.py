@@ -55,6 +55,14 @@ AUTHORS = [
         with_bricks(preset("lego-l-pg-32", 4, 1000), (4, 2, 4), (16, 8, 8), ("image", 2, 12)),
         463.01,
     ),
+    *(
+        (with_bricks(preset(f"lego-{size}-u-32", 4, 1000), *bricks), count)
+        for size, bricks, count in (
+            ("s", big("u", (4, 2, 2), (16, 8, 4), ("image", 2, 6)), 61.38),
+            ("l", big("u", (4, 2, 6), (16, 8, 8), ("image", 2, 12)), 883.76),
+            ("xl", big("u", (4, 2, 4), (16, 8, 10), ("image", 2, 14)), 1261.37),
+        )
+    ),
     (preset("lego-xl-pg-64", classes=1000), 728.80),
     (preset("lego-xl-u-64", classes=1000), 1356.51),
     (

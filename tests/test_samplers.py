@@ -133,6 +133,11 @@ def test_images_do_not_influence_each_other_and_labels_pass_through():
 
 
 def test_steps_are_reported():
-    steps = []
-    heun(gaussian, unit_noise(), karras_sigmas(5), on_step=lambda step, state: steps.append(step))
-    assert steps == [1, 2, 3, 4, 5]
+    seen = []
+    heun(
+        gaussian,
+        unit_noise().float(),
+        karras_sigmas(5),
+        on_step=lambda step, state: seen.append((step, state.dtype)),
+    )
+    assert seen == [(step, torch.float64) for step in (1, 2, 3, 4, 5)]

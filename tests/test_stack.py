@@ -223,6 +223,17 @@ def test_a_fill_is_read_where_the_brick_before_did_not_run(stack):
         assert torch.allclose(seen[number], expected)
 
 
+def test_a_fill_is_read_and_never_added_to(stack):
+    """With a silent second brick its estimate is what was handed up, not the fill."""
+    for parameter in stack.bricks[1].output.linear.parameters():
+        parameter.data.zero_()
+    noisy, sigma, labels = noisy_batch()
+    samples = samples_of(stack)
+    fill = torch.full_like(noisy, 7.0)
+    first, second = stack.estimates(noisy, sigma, labels, bricks=(0, 1), samples=samples, fill=fill)
+    assert torch.equal(first, second)
+
+
 def test_detach_stops_gradients_between_bricks(stack):
     noisy, sigma, labels = noisy_batch()
     for detach in (False, True):
