@@ -2,16 +2,21 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from legodiff import LegoPipeline, config, demo
+from legodiff import LegoPipeline, SkipPlan, config, demo
+from legodiff.codec import to_pil
+from legodiff.data.digits import Digits
+from legodiff.evaluate.digits import DigitJudges
 from legodiff.model.cost import subset_flops
+from legodiff.pictures import grid
 
 TINY = """
 model: {preset: tiny-pr-16}
-train: {images: 128, batch: 32, checkpoint_images: 1000}
+train: {images: 512, batch: 32, checkpoint_images: 1000, learning_rate: 0.004, warmup_images: 0}
 """
 
 
@@ -55,13 +60,70 @@ def test_it_trains_draws_judges_and_shows(small):
     assert report.skipped_steps == skipped
     assert (report.steps, report.bricks, report.real_digits) == (6, 3, 1500)
     ends = {title: (done, total) for title, done, total, _ in told}
-    assert ends == {"learning digits": (128, 128), "drawing digits": (360, 360)}
+    assert ends == {"learning digits": (512, 512), "drawing digits": (360, 360)}
 
     for name in ("digits", "skipped", "refinement", "loss"):
         assert min(Image.open(small / f"{name}.png").size) > 200
     saved = json.loads((small / demo.REPORT).read_text())
     assert [row["accuracy"] for row in saved["rows"]] == [row.accuracy for row in report.rows]
     assert saved["plan"] == report.plan.to_dict()
+
+
+def test_pictures_and_judges_get_what_the_table_says(small, monkeypatch):
+    panels, judged = [], []
+    captioned, judge = demo.captioned, DigitJudges.judge
+    monkeypatch.setattr(demo, "captioned", lambda given: panels.append(given) or captioned(given))
+    monkeypatch.setattr(DigitJudges, "judge", lambda *args: judged.append(args[1:]) or judge(*args))
+    report = run(small)
+    pipe = LegoPipeline.from_pretrained(small)
+    labels, full = [number % 10 for number in range(60)], SkipPlan.full(3)
+    plans = [full, report.plan, SkipPlan(((0.0, (0,)),))]
+    drawn = [
+        pipe(labels=labels, seeds=range(60), steps=6, guidance=guidance, plan=plan, batch=60).images
+        for plan in plans
+        for guidance in (1.0, demo.GUIDANCE)
+    ]
+    for (pixels, asked), images in zip(judged, drawn, strict=True):
+        assert asked.tolist() == labels
+        assert np.array_equal(pixels[:, 0], np.stack([np.asarray(image) for image in images]))
+    digits, skipped = panels
+    data = Digits(16)
+    real = [Image.fromarray(data.images[data.labels == label][0, 0]) for label in range(10)]
+    first = np.asarray(grid(real, 10))
+    assert np.array_equal(np.asarray(digits[0][1])[: len(first)], first)  # the real ones
+    for shown, images in [
+        (digits[1], drawn[1]),
+        (digits[2], drawn[0]),
+        (skipped[0], drawn[1]),
+        (skipped[1], drawn[3]),
+    ]:
+        assert np.array_equal(np.asarray(shown[1]), np.asarray(grid(images, 10)))
+    assert "no guidance" in digits[2][0]
+    assert f"{report.share:.0%}" in skipped[1][0]
+
+
+def test_the_refinement_picture_shows_each_brick(small, monkeypatch):
+    tables = []
+    draw = demo.table_of_images
+    monkeypatch.setattr(demo, "table_of_images", lambda *args: tables.append(args) or draw(*args))
+    run(small)
+    rows, columns, _ = tables[0]
+    assert [float(column) for column in columns] == sorted(float(column) for column in columns)
+    pipe, data = LegoPipeline.from_pretrained(small), Digits(16)
+    for start, label in ((0, 3), (5, 8)):
+        clean = pipe.codec.encode(torch.from_numpy(data.images[data.labels == label][:1]))
+        noise = torch.randn(6, 1, 16, 16, generator=torch.Generator().manual_seed(label))
+        sigma = torch.tensor([float(column) for column in columns])
+        noisy = clean + sigma.view(-1, 1, 1, 1) * noise
+        expected = [clean.expand_as(noisy), noisy / (1 + sigma.view(-1, 1, 1, 1) ** 2) ** 0.5] + [
+            pipe.stack(noisy, sigma, torch.full((6,), label), bricks=range(top + 1)).detach()
+            for top in range(3)
+        ]
+        for (caption, shown), images in zip(rows[start : start + 5], expected, strict=True):
+            same = to_pil(pipe.codec.decode(images))
+            for one, other in zip(shown, same, strict=True):
+                apart = np.abs(np.asarray(one, int) - np.asarray(other, int)).max()
+                assert apart <= 1, caption
 
 
 def test_an_earlier_demonstration_is_replaced_and_anything_else_is_not(small, monkeypatch):

@@ -16,7 +16,10 @@ PAPER, INK = (255, 255, 255), (40, 40, 40)
 
 
 def save_png(path: Path, image: Image.Image, metadata: Mapping[str, Any] | None = None) -> None:
-    """Writes a PNG whole or not at all; ``metadata`` goes into its text chunks, as JSON values."""
+    """Writes a PNG whole or not at all; ``metadata`` goes into its text chunks.
+
+    Texts stand there as they are, other values as JSON.
+    """
     info = PngInfo()
     for key, value in (metadata or {}).items():
         info.add_text(key, value if isinstance(value, str) else json.dumps(value))
