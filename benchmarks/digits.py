@@ -29,7 +29,8 @@ def measure(preset: str, seed: int, changes: list[str]) -> None:
     data, judges = Digits(spec.image_size[0]), DigitJudges(spec.image_size[0])
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        pipe = train(config, data, PixelCodec.fit(data.images, spec.sigma_data), Path(folder))
+        codec = PixelCodec.fit(data.images, spec.sigma_data)
+        pipe = train(config, data, codec, Path(folder), say=lambda _: None)
         seconds = time.perf_counter() - began
     for guidance in (1.0, 1.5):
         labels = [number % 10 for number in range(DRAWN)]

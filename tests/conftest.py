@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from legodiff import LegoStack, preset
+from legodiff.model.patches import PatchSample
 
 torch.set_num_threads(1)
 
@@ -25,6 +26,24 @@ def stack(request):
     """A small three-brick stack whose every brick changes the estimate, 10 classes, grey."""
     torch.manual_seed(0)
     return awaken(LegoStack(preset(f"tiny-{request.param}-16", channels=1, classes=10))).eval()
+
+
+def samples_of(spec, ratio=0.5, batch=3, size=(16, 16), seed=0, device="cpu"):
+    """Patches to train on, a fresh draw for each patch-brick; None where all of them run."""
+    generator = torch.Generator(device).manual_seed(seed) if device != "meta" else None
+    return [
+        PatchSample.choose(
+            torch.rand(batch, count, generator=generator, device=device),
+            share,
+            brick.patch(size),
+            size,
+        )
+        if share < 1
+        else None
+        for brick, count, share in zip(
+            spec.bricks, spec.patch_counts(size), spec.patch_ratios(ratio), strict=True
+        )
+    ]
 
 
 def noisy_batch(batch=3, channels=1, size=(16, 16), seed=0):

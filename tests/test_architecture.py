@@ -14,13 +14,15 @@ ALLOWED = {
     "store": set(),
     "model": {"noise", "store"},
     "diffusion": {"noise"},
-    "data": set(),
-    "codec": {"store"},
+    "pickles": set(),
+    "vae": {"store"},
+    "data": {"store", "pickles", "vae"},
+    "codec": {"store", "vae"},
     "pictures": {"store"},
-    "config": {"model"},
+    "config": {"store", "model"},
     "pipeline": {"noise", "store", "model", "diffusion", "codec"},
     "train": {
-        *("noise", "store", "model", "diffusion", "data", "codec", "pictures"),
+        *("noise", "store", "model", "diffusion", "data", "vae", "codec", "pictures"),
         *("config", "pipeline"),
     },
     "evaluate": {"data", "pipeline", "model"},
@@ -32,7 +34,8 @@ ALLOWED = {
     "__main__": {"cli"},
     "__init__": {"model", "diffusion", "pipeline"},
 }
-HEAVY = {"sklearn", "matplotlib", "huggingface_hub", "diffusers", "scipy"}  # only inside functions
+# Only inside functions.
+HEAVY = {"datasets", "sklearn", "matplotlib", "huggingface_hub", "diffusers", "scipy"}
 
 
 def imports(tree):

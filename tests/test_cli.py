@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 import time
@@ -43,7 +44,10 @@ def call(monkeypatch, capsys):
 
 
 def test_every_command_helps_at_once_and_by_example():
-    for command in ([], ["demo"], ["train"], ["sample"], ["info"]):
+    for command in (
+        *([], ["demo"], ["train"], ["sample"], ["info"]),
+        *(["data"], ["data", "check"], ["data", "encode"]),
+    ):
         began = time.perf_counter()
         done = subprocess.run(
             [sys.executable, "-m", "legodiff", *command, "--help"], capture_output=True, text=True
@@ -51,8 +55,9 @@ def test_every_command_helps_at_once_and_by_example():
         print(command, time.perf_counter() - began)
         assert done.returncode == 0
         assert "Usage:" in done.stdout
-        if command:
-            assert f"legodiff {command[0]}" in done.stdout.split("Example:")[1]
+        if command and command != ["data"]:
+            examples = re.split("Examples?:", done.stdout)[1]
+            assert f"legodiff {' '.join(command)}" in examples
 
 
 def test_version(call):
@@ -83,7 +88,7 @@ def test_sample_writes_a_png_for_each_seed_and_a_grid(call, model, tmp_path):
         about = {
             k: json.loads(v)
             for k, v in read.text.items()
-            if k not in ("software", "sampler", "model", "class")
+            if k not in ("software", "sampler", "model", "class", "weights")
         }
         assert about["seed"] == seed
         assert about["label"] == seed % 10
@@ -162,7 +167,7 @@ def test_other_mistakes_are_one_line_too(call, model, tmp_path):
         (["train"], "say where the run is to be kept"),
         (["train", "nowhere.yaml", "--run", tmp_path / "r"], "there is no recipe nowhere.yaml"),
         (["train", "--run", tmp_path / "r", "--set", "train.imags=3"], "train.imags: unknown key"),
-        (["train", "--run", tmp_path / "r", "--data", "cats"], "this version reads"),
+        (["train", "--run", tmp_path / "r", "--data", "cats"], "there is no cats"),
         (["train", "--run", tmp_path / "r", "--resume", "yes"], 'the only choice is "auto"'),
         (["demo", "--run", tmp_path], "holds something else"),
     ):

@@ -34,9 +34,10 @@ def test_digits_are_enlarged():
     assert large.images.dtype == np.uint8
     pooled = large.images.reshape(1500, 1, 8, 4, 8, 4).mean(axis=(3, 5))
     assert np.abs(pooled - small.images).mean() < 12
-    image, label = large[7]
-    assert image.shape == (1, 32, 32)
-    assert label == small[7][1]
+    image, label = large.read(7, np.random.default_rng(0))
+    assert np.array_equal(image, large.images[7])
+    assert large.size == (32, 32)
+    assert label == small.read(7)[1]
     assert large.class_names[label] == str(label)
 
 

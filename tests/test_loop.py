@@ -1,67 +1,31 @@
-import json
-
 import numpy as np
 import pytest
 import torch
+from small_runs import CODEC, Bars, checkpoint_tensors, config, quiet, same, weights
 
 from legodiff import LegoPipeline, LegoStack
-from legodiff.codec import PixelCodec
-from legodiff.config import load_config
-from legodiff.store import read_config, read_weights
+from legodiff.data import Unreadable
+from legodiff.store import read_config
+from legodiff.train import learner as learners
 from legodiff.train import loop
 from legodiff.train.checkpoint import list_checkpoints
 from legodiff.train.log import read_log
-from legodiff.train.loop import learning_rate, step_seed, train
+from legodiff.train.loop import learning_rate
 
 
-class Bars:
-    """Two classes of 16x16 images: a vertical or a horizontal bar."""
-
-    channels, class_names = 1, ("upright", "lying")
-
-    def __len__(self):
-        return 40
-
-    def __getitem__(self, index):
-        image = np.zeros((1, 16, 16), np.uint8)
-        place = 3 + index % 10
-        if index % 2:
-            image[:, place : place + 3] = 255
-        else:
-            image[:, :, place : place + 3] = 255
-        return image, index % 2
-
-
-CODEC = PixelCodec((-0.6,), 0.6)
-
-
-def config(*changes):
-    return load_config(
-        "digits",
-        [
-            *("model.preset=tiny-pr-16", "train.images=96", "train.batch=16"),
-            *("train.checkpoint_images=32", "train.warmup_images=32", *changes),
-        ],
-    )
-
-
-def weights(run, name="model"):
-    return read_weights(run / f"{name}.safetensors")
-
-
-def same(first, second):
-    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+def train(*arguments, **options):
+    return loop.train(*arguments, **({"say": quiet} | options))
 
 
 def test_a_run_folder_is_complete(tmp_path):
     run = tmp_path / "run"
-    pipe = train(config(), Bars(), CODEC, run)
+    pipe = train(config("train.picture_images=48"), Bars(), CODEC, run)
     assert {path.name for path in run.iterdir()} == {
-        *("config.json", "model.safetensors", "raw.safetensors", "log.jsonl"),
+        *("config.json", "model.safetensors", "raw.safetensors", "log.jsonl", "loss.png"),
         *("checkpoints", "samples"),
     }
     assert [path.name for path in sorted((run / "samples").iterdir())] == [
-        f"{n:012d}.png" for n in (32, 64, 96)
+        f"{n:012d}.png" for n in (48, 96)
     ]
     assert [path.name for path in list_checkpoints(run)] == [f"{n:012d}" for n in (32, 64, 96)]
     saved = read_config(run)
@@ -72,7 +36,10 @@ def test_a_run_folder_is_complete(tmp_path):
     assert not same(weights(run), weights(run, "raw"))  # the average is not the last weights
     lines = read_log(run / "log.jsonl")
     assert lines[-1]["images"] == 96
-    assert all(len(line["losses"]) == 3 for line in lines)
+    assert all(len(line["losses"]) == len(line["bands"]) == 3 for line in lines)
+    judged = [line for line in lines if "ema_losses" in line]
+    assert [line["images"] for line in judged] == [32, 64, 96]
+    assert all(len(line["ema_losses"]) == len(line["raw_losses"]) == 3 for line in judged)
     again = LegoPipeline.from_pretrained(run)
     assert same(again.stack.state_dict(), pipe.stack.state_dict())
     assert again.to_dict() == pipe.to_dict()
@@ -83,6 +50,18 @@ class StopError(Exception):
     """Ends a run where a test wants it to end."""
 
 
+def stop_after(monkeypatch, images):
+    """Ends runs in the step that follows so many images."""
+    rate = loop.learning_rate
+
+    def until(settings, seen):
+        if seen > images:
+            raise StopError
+        return rate(settings, seen)
+
+    monkeypatch.setattr(loop, "learning_rate", until)
+
+
 @pytest.mark.parametrize("stop_at", [16, 48, 80])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_stopped_and_resumed_run_is_bit_for_bit_the_one_that_was_not(
@@ -90,14 +69,7 @@ def test_a_stopped_and_resumed_run_is_bit_for_bit_the_one_that_was_not(
 ):
     settings = config(f"train.workers={workers}", "train.fill=noise")
     train(settings, Bars(), CODEC, tmp_path / "whole")
-    rate = loop.learning_rate
-
-    def until(settings, images):
-        if images > stop_at:
-            raise StopError
-        return rate(settings, images)
-
-    monkeypatch.setattr(loop, "learning_rate", until)
+    stop_after(monkeypatch, stop_at)
     with pytest.raises(StopError):
         train(settings, Bars(), CODEC, tmp_path / "stopped")
     monkeypatch.undo()
@@ -105,11 +77,7 @@ def test_a_stopped_and_resumed_run_is_bit_for_bit_the_one_that_was_not(
     train(settings, Bars(), CODEC, tmp_path / "stopped", resume=True)
     for name in ("model", "raw"):
         assert same(weights(tmp_path / "whole", name), weights(tmp_path / "stopped", name))
-    optimizer = [
-        read_weights(list_checkpoints(tmp_path / name)[-1] / "optimizer.safetensors")
-        for name in ("whole", "stopped")
-    ]
-    assert same(*optimizer)
+    assert same(checkpoint_tensors(tmp_path / "whole"), checkpoint_tensors(tmp_path / "stopped"))
     losses = [
         [(line["images"], line["losses"]) for line in read_log(tmp_path / name / "log.jsonl")]
         for name in ("whole", "stopped")
@@ -161,13 +129,79 @@ def test_it_learns(tmp_path, preset, objective):
     assert (last < 0.75 * np.array(first)).all()
 
 
-def test_a_gradient_that_is_not_finite_stops_the_run_in_one_line(tmp_path, monkeypatch):
-    broken = lambda *args, **kwargs: torch.full((3, 16), torch.nan, requires_grad=True)  # noqa: E731
-    monkeypatch.setattr(loop, "brick_losses", broken)
-    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_: torch.tensor(torch.nan))
-    with pytest.raises(ValueError, match=r"^the gradient is not finite after 0 images[^\n]*$"):
-        train(config(), Bars(), CODEC, tmp_path)
-    assert not (tmp_path / "model.safetensors").exists()
+def poison(monkeypatch, first, last):
+    """Makes the loss of the images at these positions of the run nan."""
+    forward = learners.Objective.forward
+
+    def poisoned(self, images, labels, positions, bricks):
+        values, sigma = forward(self, images, labels, positions, bricks)
+        bad = torch.tensor([first <= position < last for position in positions])
+        return learners.Losses(values + torch.where(bad, torch.nan, 0.0), sigma)
+
+    monkeypatch.setattr(learners.Objective, "forward", poisoned)
+
+
+def test_a_step_that_is_not_finite_is_dropped_named_and_counted(tmp_path, monkeypatch):
+    settings = config()
+    before = []
+    update = loop.Trainer.update
+
+    def watched(trainer, seen, rate, passes):
+        start = [p.detach().clone() for p in trainer.learner.network.parameters()]
+        moved = update(trainer, seen, rate, passes)
+        now = trainer.learner.network.parameters()
+        before.append(
+            (seen, moved, all(torch.equal(a, b) for a, b in zip(start, now, strict=True)))
+        )
+        return moved
+
+    monkeypatch.setattr(loop.Trainer, "update", watched)
+    poison(monkeypatch, 37, 39)  # in the third step of 16 images
+    said = []
+    train(settings, Bars(), CODEC, tmp_path, say=said.append)
+    assert before == [(n, n != 48, n == 48) for n in (16, 32, 48, 64, 80, 96)]
+    lines = read_log(tmp_path / "log.jsonl")
+    dropped = [event for line in lines for event in line.get("dropped", [])]
+    assert dropped == [{"from": 32, "to": 48, "not_finite": [37, 38]}]
+    assert sum("images at [37, 38] is not finite" in line for line in said) == 1
+    assert all(np.isfinite(line["loss"]) for line in lines if line["loss"] is not None)
+    assert all(tensor.isfinite().all() for tensor in weights(tmp_path).values())
+
+
+def test_too_many_bad_steps_end_the_run_with_the_last_checkpoint(tmp_path, monkeypatch):
+    settings = config("train.most_bad_steps=2")
+    poison(monkeypatch, 32, 96)
+    with pytest.raises(
+        ValueError, match=r"^2 steps in a row were not finite, up to image 64;[^\n]*$"
+    ):
+        train(settings, Bars(), CODEC, tmp_path)
+    assert [path.name for path in list_checkpoints(tmp_path)] == [f"{32:012d}"]
+    monkeypatch.undo()
+    train(settings, Bars(), CODEC, tmp_path, resume=True)
+    train(settings, Bars(), CODEC, tmp_path / "calm")
+    assert same(checkpoint_tensors(tmp_path), checkpoint_tensors(tmp_path / "calm"))
+
+
+class Torn(Bars):
+    def read(self, index, rng=None):
+        if index in (3, 4):
+            raise Unreadable(f"photo{index}.jpg", "truncated")
+        return super().read(index, rng)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_unreadable_image_is_named_counted_and_replaced(tmp_path, workers):
+    said = []
+    settings = config(f"train.workers={workers}")
+    train(settings, Torn(), CODEC, tmp_path, say=said.append)
+    named = [line for line in said if "unreadable" in line]
+    assert sorted(line.split(": ")[1] for line in named) == ["photo3.jpg", "photo4.jpg"]
+    lines = read_log(tmp_path / "log.jsonl")
+    counted = [event for line in lines for event in line.get("unreadable", [])]
+    assert 4 <= len(counted) <= 6  # 96 images of 40: each twice or three times
+    strict = config(f"train.workers={workers}", "data.strict=true")
+    with pytest.raises(ValueError, match=r"^photo[34]\.jpg: truncated; leave out --strict-data"):
+        train(strict, Torn(), CODEC, tmp_path / "strict")
 
 
 def test_an_unconditional_model_sees_no_labels(tmp_path):
@@ -192,34 +226,23 @@ def test_learning_rate_warms_up_and_falls():
     assert learning_rate(flat, 1) == learning_rate(flat, 1000) == 2.0
 
 
-def test_step_seeds_differ():
-    seeds = {step_seed(seed, images) for seed in range(20) for images in range(0, 6400, 64)}
-    assert len(seeds) == 2000
-    assert all(0 <= seed < 2**63 for seed in seeds)
-
-
-def test_old_checkpoints_are_removed_and_half_written_ones_ignored(tmp_path):
-    train(config("train.checkpoint_images=16"), Bars(), CODEC, tmp_path)
-    assert [path.name for path in list_checkpoints(tmp_path)] == [f"{n:012d}" for n in (64, 80, 96)]
-    (tmp_path / "checkpoints" / ".000000000112.part").mkdir()
-    assert len(list_checkpoints(tmp_path)) == 3
-    state = json.loads((list_checkpoints(tmp_path)[-1] / "state.json").read_text())
-    assert state == {"images": 96}
-
-
 def test_every_setting_reaches_the_step(tmp_path, monkeypatch):
     """One short run, watched: what is drawn, what the loss is told, how the average moves."""
     seen = {"losses": [], "dropped": [], "clip": [], "rates": [], "weights": []}
-    losses, drop, clip = loop.brick_losses, loop.drop_labels, torch.nn.utils.clip_grad_norm_
+    losses, drop, clip = (
+        *(learners.brick_losses, learners.drop_labels),
+        torch.nn.utils.clip_grad_norm_,
+    )
     step = torch.optim.AdamW.step
 
-    def watch_losses(network, clean, sigma, labels, **arguments):
-        seen["losses"].append((sigma, labels, arguments))
-        return losses(network, clean, sigma, labels, **arguments)
+    def watch_losses(network, clean, noise, sigma, labels, **arguments):
+        if torch.is_grad_enabled():
+            seen["losses"].append((clean, noise, sigma, labels, arguments))
+        return losses(network, clean, noise, sigma, labels, **arguments)
 
-    def watch_drop(labels, no_class, probability, generator):
+    def watch_drop(labels, no_class, probability, uniform):
         seen["dropped"].append((no_class, probability))
-        return drop(labels, no_class, probability, generator)
+        return drop(labels, no_class, probability, uniform)
 
     def watch_clip(parameters, limit):
         seen["clip"].append(limit)
@@ -233,34 +256,29 @@ def test_every_setting_reaches_the_step(tmp_path, monkeypatch):
         seen["group"] = group
         return out
 
-    monkeypatch.setattr(loop, "brick_losses", watch_losses)
-    monkeypatch.setattr(loop, "drop_labels", watch_drop)
+    monkeypatch.setattr(learners, "brick_losses", watch_losses)
+    monkeypatch.setattr(learners, "drop_labels", watch_drop)
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", watch_clip)
     monkeypatch.setattr(torch.optim.AdamW, "step", watch_step)
     settings = config(
         *("train.fill=noise", "train.detach=true", "train.patch_ratio=[1,0.5,0.25]"),
-        *(
-            "train.clip=0.7",
-            "train.label_dropout=0.5",
-            "train.sigma_mean=3",
-            "train.sigma_std=0.01",
-        ),
+        *("train.clip=0.7", "train.label_dropout=0.5", "train.sigma_mean=3"),
         *("train.ema_halflife_images=40", "train.ema_rampup=0.5", "train.weight_decay=0.03"),
-        *("train.betas=[0.8,0.95]", "model.sigma_data=0.6"),
+        *("train.betas=[0.8,0.95]", "model.sigma_data=0.6", "train.sigma_std=0.01"),
+        "train.micro_batch=8",
     )
     pipe = train(settings, Bars(), CODEC, tmp_path)
 
-    for sigma, labels, arguments in seen["losses"]:
+    assert len(seen["losses"]) == 13  # one to see that it fits into memory, two for each step
+    for clean, _, sigma, _, arguments in seen["losses"][1:]:
+        assert len(clean) == 8
         assert torch.allclose(sigma.log(), torch.tensor(3.0), atol=0.1)
-        assert 2 in labels  # half of them have lost their class
-        generator = arguments.pop("generator")
-        assert arguments == {
-            "patch_ratio": (1.0, 0.5, 0.25),
-            "fill": "noise",
-            "fill_std": 0.6,
-            "detach": True,
-        }
-        assert generator is not None
+        samples, fill = arguments.pop("samples"), arguments.pop("fill")
+        assert [None if s is None else s.index.shape[1] for s in samples] == [None, 2, 4]
+        assert fill.std().item() == pytest.approx(0.6, abs=0.05)
+        assert tuple(arguments.pop("bricks")) == (0, 1, 2)
+        assert arguments == {"detach": True}
+    assert torch.cat([labels for _, _, _, labels, _ in seen["losses"]]).eq(2).any()
     assert set(seen["dropped"]) == {(2, 0.5)}
     assert set(seen["clip"]) == {0.7}
     assert seen["rates"] == [learning_rate(settings.train, 16 * n) for n in range(1, 7)]
@@ -270,24 +288,139 @@ def test_every_setting_reaches_the_step(tmp_path, monkeypatch):
     with torch.random.fork_rng():
         torch.manual_seed(settings.train.seed)
         average = [p.detach() for p in LegoStack(pipe.stack.spec).parameters()]
-    for number, weights in enumerate(seen["weights"], start=1):
+    for number, there in enumerate(seen["weights"], start=1):
         share = 0.5 ** (16 / min(40, 0.5 * 16 * number))
-        average = [share * a + (1 - share) * w for a, w in zip(average, weights, strict=True)]
+        average = [share * a + (1 - share) * w for a, w in zip(average, there, strict=True)]
     for mine, theirs in zip(average, pipe.stack.parameters(), strict=True):
         assert torch.allclose(mine, theirs, atol=1e-6)
 
 
 def test_seeds_of_order_noise_and_weights_all_follow_the_runs_seed(tmp_path, monkeypatch):
     """Two seeds differ in the first weights, in the images of the first batch and in the noise."""
-    losses = loop.brick_losses
+    losses = learners.brick_losses
     first = {}
 
-    def watch(network, clean, sigma, labels, **arguments):
-        weights = network.bricks[0].embed.weight.detach().clone()
-        first.setdefault(run, (weights, clean.clone(), sigma.clone()))
-        return losses(network, clean, sigma, labels, **arguments)
+    def watch(network, clean, noise, sigma, labels, **arguments):
+        if not torch.equal(clean[0], clean[1]):  # not what the memory is tried with
+            weights = network.bricks[0].embed.weight.detach().clone()
+            first.setdefault(run, (weights, clean.clone(), noise.clone()))
+        return losses(network, clean, noise, sigma, labels, **arguments)
 
-    monkeypatch.setattr(loop, "brick_losses", watch)
+    monkeypatch.setattr(learners, "brick_losses", watch)
     for run in (0, 1):
         train(config(f"train.seed={run}"), Bars(), CODEC, tmp_path / str(run))
     assert not any(torch.equal(a, b) for a, b in zip(first[0], first[1], strict=True))
+
+
+def test_passes_and_recomputing_do_not_change_what_is_learnt(tmp_path):
+    changes = ("train.patch_ratio=0.5",)
+    train(config(*changes), Bars(), CODEC, tmp_path / "once")
+    train(config(*changes, "train.micro_batch=4"), Bars(), CODEC, tmp_path / "passes")
+    train(config(*changes, "train.recompute=true"), Bars(), CODEC, tmp_path / "recomputed")
+    once = weights(tmp_path / "once", "raw")
+    for name in ("passes", "recomputed"):
+        other = weights(tmp_path / name, "raw")
+        assert max((once[key] - other[key]).abs().max() for key in once) < 1e-6
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_learns_the_same_with_weights_in_single(tmp_path, precision, monkeypatch):
+    dtypes = set()
+    linear = torch.nn.functional.linear
+    changes = ("train.images=320", "train.learning_rate=2e-3")
+    train(config(*changes), Bars(), CODEC, tmp_path / "single")
+
+    def watch(inputs, *arguments):
+        out = linear(inputs, *arguments)
+        dtypes.add(out.dtype)
+        return out
+
+    monkeypatch.setattr(torch.nn.functional, "linear", watch)
+    train(config(*changes, f"train.precision={precision}"), Bars(), CODEC, tmp_path / "half")
+    assert {"bf16": torch.bfloat16, "fp16": torch.float16}[precision] in dtypes
+    assert {tensor.dtype for tensor in weights(tmp_path / "half").values()} == {torch.float32}
+    ends = [
+        np.mean([line["loss"] for line in read_log(tmp_path / name / "log.jsonl")][-5:])
+        for name in ("single", "half")
+    ]
+    assert ends[0] < 0.97
+    assert ends[1] == pytest.approx(ends[0], rel=0.02)
+
+
+def test_a_scale_too_large_for_fp16_is_made_smaller_and_no_step_is_bad(tmp_path, monkeypatch):
+    scaler = torch.amp.GradScaler
+    monkeypatch.setattr(
+        torch.amp, "GradScaler", lambda device, enabled: scaler(device, 2.0**40, enabled=enabled)
+    )
+    said = []
+    settings = config("train.precision=fp16", "train.images=800")
+    train(settings, Bars(), CODEC, tmp_path, say=said.append)
+    assert not any("not finite" in line for line in said)
+    moved = weights(tmp_path, "raw")["bricks.0.output.linear.weight"]
+    assert moved.abs().max() > 0
+
+
+def test_a_resumed_fp16_run_is_bit_for_bit_the_same(tmp_path, monkeypatch):
+    settings = config("train.precision=fp16")
+    train(settings, Bars(), CODEC, tmp_path / "whole")
+    stop_after(monkeypatch, 48)
+    with pytest.raises(StopError):
+        train(settings, Bars(), CODEC, tmp_path / "stopped")
+    monkeypatch.undo()
+    train(settings, Bars(), CODEC, tmp_path / "stopped", resume=True)
+    assert same(checkpoint_tensors(tmp_path / "whole"), checkpoint_tensors(tmp_path / "stopped"))
+
+
+def test_brick_by_brick_the_lower_ones_rest(tmp_path):
+    base = config("train.bricks=[0]")
+    one = train(base, Bars(), CODEC, tmp_path / "one")
+    assert len(one.stack.spec.bricks) == 1
+    said = []
+    settings = config("train.bricks=[1]", f"train.init={tmp_path / 'one'}")
+    two = train(settings, Bars(), CODEC, tmp_path / "two", say=said.append)
+    assert len(two.stack.spec.bricks) == 2
+    below = one.stack.state_dict()
+    above = two.stack.state_dict()
+    assert all(torch.equal(above[name], below[name]) for name in below)
+    assert above["bricks.1.output.linear.weight"].abs().max() > 0
+    assert not any(
+        name.startswith("optimizer/bricks.0") for name in checkpoint_tensors(tmp_path / "two")
+    )
+    assert any("re-initialised: bricks.1" in line for line in said[0].splitlines())
+    with pytest.raises(ValueError, match=r"train\.bricks is \[3\]: choose from 0 to 2"):
+        train(config("train.bricks=[3]"), Bars(), CODEC, tmp_path / "three")
+
+
+def test_a_dropped_brick_neither_runs_nor_moves(tmp_path, monkeypatch):
+    settings = config("train.brick_dropout=0.5", "train.images=160")
+    ran = []
+    update = loop.Trainer.update
+
+    def watched(trainer, seen, rate, passes):
+        bricks = trainer.bricks(seen - 16)
+        before = [
+            [p.detach().clone() for p in b.parameters()] for b in trainer.learner.network.bricks
+        ]
+        assert len(passes[0][1].values) == len(bricks)
+        moved = update(trainer, seen, rate, passes)
+        for number, brick in enumerate(trainer.learner.network.bricks):
+            rests = all(
+                torch.equal(a, b) for a, b in zip(before[number], brick.parameters(), strict=True)
+            )
+            assert rests == (number not in bricks)
+        ran.append(tuple(bricks))
+        return moved
+
+    monkeypatch.setattr(loop.Trainer, "update", watched)
+    train(settings, Bars(), CODEC, tmp_path)
+    assert len(set(ran)) > 2
+    with pytest.raises(ValueError, match="brick_dropout needs all bricks"):
+        config("train.brick_dropout=0.5", "train.bricks=[0]")
+
+
+def test_images_of_another_size_are_refused(tmp_path):
+    class Wide(Bars):
+        size = (16, 32)
+
+    with pytest.raises(ValueError, match=r"the images are \(16, 32\) and the model is for"):
+        train(config(), Wide(), CODEC, tmp_path)

@@ -1,10 +1,10 @@
 import pytest
 import torch
-from conftest import awaken
+from conftest import awaken, samples_of
 from torch.utils.flop_counter import FlopCounterMode
 
 from legodiff import LegoStack, preset
-from legodiff.diffusion.loss import FILLS, brick_losses, drop_labels
+from legodiff.diffusion.loss import FILLS, brick_losses, drop_labels, fill_image
 from legodiff.model.precondition import OBJECTIVES
 from legodiff.model.stack import LegoStack as Stack
 
@@ -14,10 +14,10 @@ class Pretender:
 
     def __init__(self, stack, clean, errors):
         self.stack, self.clean, self.errors = stack, clean, errors
-        self.draw_patches, self.loss_weight = stack.draw_patches, stack.loss_weight
+        self.loss_weight = stack.loss_weight
 
-    def estimates(self, noisy, sigma, labels=None, *, samples, fill, detach):
-        self.seen = (noisy, sigma, samples, fill)
+    def estimates(self, noisy, sigma, labels, bricks, **_):
+        self.noisy, self.labels, self.bricks = noisy, labels, bricks
         return [self.clean + error for error in self.errors]
 
 
@@ -26,44 +26,64 @@ def generator(seed=0):
 
 
 def batch(size=(16, 16)):
-    return 0.5 * torch.randn(3, 1, *size, generator=generator()), torch.tensor([0.1, 1.0, 10.0])
+    """Clean images, noise and noise levels."""
+    clean, noise = torch.randn(2, 3, 1, *size, generator=generator())
+    return 0.5 * clean, noise, torch.tensor([0.1, 1.0, 10.0])
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("ratio", [1.0, 0.5])
 def test_the_loss_is_the_weighted_mean_over_computed_pixels(objective, ratio):
-    clean, sigma = batch()
+    clean, noise, sigma = batch()
     stack = LegoStack(preset("tiny-pr-16", channels=1, objective=objective))
     errors = torch.randn(3, *clean.shape, generator=generator(1))
-    model = Pretender(stack, clean, errors)
-    losses = brick_losses(model, clean, sigma, patch_ratio=ratio, generator=generator())
+    samples = samples_of(stack.spec, ratio)
+    losses = brick_losses(
+        Pretender(stack, clean, errors), clean, noise, sigma, samples=samples if ratio < 1 else None
+    )
     weight = OBJECTIVES[objective](sigma, 0.5).out.view(-1) ** -2
-    for loss, error, sample in zip(losses, errors, model.seen[2], strict=True):
+    for loss, error, sample in zip(losses, errors, samples, strict=True):
         mask = torch.ones_like(error, dtype=torch.bool) if sample is None else sample.mask
         for row in range(3):
             expected = weight[row] * error[row][mask[row]].square().mean()
             assert loss[row].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_noise_is_standard_and_scaled_by_sigma():
-    clean = torch.zeros(3, 1, 256, 256)
-    sigma = torch.tensor([0.1, 1.0, 10.0])
+def test_noise_is_scaled_by_sigma():
+    clean, noise, sigma = batch()
     model = Pretender(LegoStack(preset("tiny-pr-16", channels=1)), clean, [0])
-    model.draw_patches = lambda *_, **__: [None]
-    brick_losses(model, clean, sigma, generator=generator())
-    assert torch.allclose(model.seen[0].std(dim=(1, 2, 3)) / sigma, torch.ones(3), atol=0.02)
+    brick_losses(model, clean, noise, sigma)
+    for row in range(3):
+        assert torch.allclose(model.noisy[row], clean[row] + sigma[row] * noise[row])
+
+
+def test_only_the_bricks_asked_for_have_a_loss():
+    torch.manual_seed(0)
+    stack = awaken(Stack(preset("tiny-pr-16", channels=1)))
+    clean, noise, sigma = batch()
+    samples = samples_of(stack.spec)
+    both = brick_losses(stack, clean, noise, sigma, bricks=(2, 0), samples=samples)
+    assert both.shape == (2, 3)
+    alone = brick_losses(stack, clean, noise, sigma, bricks=(0,), samples=samples)
+    assert torch.allclose(both[0], alone[0], rtol=1e-5)
+    top = stack.estimates(
+        clean + sigma.view(-1, 1, 1, 1) * noise, sigma, bricks=(0, 2), samples=samples
+    )[-1]
+    mask = samples[2].mask
+    error = (stack.loss_weight(sigma) * (top - clean) ** 2).where(mask, 0).sum(dim=(1, 2, 3))
+    assert torch.allclose(both[1], error / mask[0].sum(), rtol=1e-5)
 
 
 def test_edm_loss_is_that_of_the_raw_output():
     """lambda = 1 / c_out² makes it |F - (clean - c_skip noisy) / c_out|² (EDM, equation 8)."""
     torch.manual_seed(0)
     stack = awaken(Stack(preset("tiny-pr-16", channels=1, refine=False)))
-    clean, sigma = batch()
+    clean, noise, sigma = batch()
     raws = []
     for brick in stack.bricks:
         brick.register_forward_hook(lambda *args: raws.append(args[2]))
-    losses = brick_losses(stack, clean, sigma, generator=generator())
-    noisy = clean + sigma.view(-1, 1, 1, 1) * torch.randn(clean.shape, generator=generator())
+    losses = brick_losses(stack, clean, noise, sigma)
+    noisy = clean + sigma.view(-1, 1, 1, 1) * noise
     at = OBJECTIVES["edm"](sigma, 0.5)
     target = (clean - at.skip * noisy) / at.out
     for loss, raw in zip(losses, raws, strict=True):
@@ -74,36 +94,28 @@ def test_a_fresh_network_has_unit_loss_at_every_noise_level():
     clean = 0.5 * torch.randn(6, 1, 64, 64, generator=generator())
     sigma = torch.logspace(-2, 2, 6)
     stack = LegoStack(preset("tiny-pg-16", channels=1))
-    losses = brick_losses(stack, clean, sigma, generator=generator(1))
+    losses = brick_losses(stack, clean, torch.randn(clean.shape, generator=generator(1)), sigma)
     assert torch.allclose(losses, torch.ones(3, 6), atol=0.1)
 
 
 def test_each_fill_is_what_it_says():
-    clean, sigma = batch((64, 64))
-    stack = LegoStack(preset("tiny-pg-16", channels=1))
-    seen = {}
-    for fill in FILLS:
-        model = Pretender(stack, clean, [0, 0, 0])
-        brick_losses(
-            model, clean, sigma, patch_ratio=0.5, fill=fill, fill_std=0.5, generator=generator()
-        )
-        seen[fill] = model.seen[3]
+    clean, noise, _ = batch()
+    seen = {fill: fill_image(fill, clean, noise, 0.3) for fill in FILLS}
     assert seen["skip"] is None
     assert torch.equal(seen["clean"], clean)
     assert torch.equal(seen["zero"], torch.zeros_like(clean))
-    assert seen["noise"].std().item() == pytest.approx(0.5, abs=0.02)
-    assert abs((seen["noise"] * clean).mean().item()) < 0.01  # says nothing of the image
+    assert torch.equal(seen["noise"], 0.3 * noise)
     with pytest.raises(ValueError, match="choose from skip, clean, noise, zero"):
-        brick_losses(stack, clean, sigma, fill="hope")
+        fill_image("hope", clean, noise, 0.3)
 
 
 def test_the_clean_fill_leaks_and_no_other_does():
     """With it, the clean image of an unsampled patch changes what the next brick makes of it."""
     torch.manual_seed(0)
     stack = awaken(Stack(preset("tiny-pg-16", channels=1)))
-    clean, sigma = batch()
-    sample = stack.draw_patches(3, (16, 16), [0.5, 1.0, 1.0], generator())[0]
-    noisy = clean + sigma.view(-1, 1, 1, 1) * torch.randn(clean.shape, generator=generator(1))
+    clean, noise, sigma = batch()
+    sample = samples_of(stack.spec, [0.5, 1.0, 1.0])[0]
+    noisy = clean + sigma.view(-1, 1, 1, 1) * noise
 
     def top(fill):
         return stack.estimates(noisy, sigma, samples=[sample, None, None], fill=fill)[-1]
@@ -117,7 +129,8 @@ def training_flops(name, ratio):
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         stack = LegoStack(preset(name, channels=1))
         clean, sigma = torch.empty(4, 1, 16, 16), torch.empty(4)
-        brick_losses(stack, clean, sigma, patch_ratio=ratio).mean().backward()
+        samples = samples_of(stack.spec, ratio, batch=4, device="meta")
+        brick_losses(stack, clean, clean, sigma, samples=samples).mean().backward()
     return counter.get_total_flops()
 
 
@@ -135,34 +148,21 @@ def test_gradients_flow_between_bricks_or_not():
     for detach in (False, True):
         torch.manual_seed(0)
         stack = awaken(Stack(preset("tiny-pr-16", channels=1)))
-        clean, sigma = batch()
-        brick_losses(stack, clean, sigma, detach=detach, generator=generator())[
-            -1
-        ].mean().backward()
+        clean, noise, sigma = batch()
+        brick_losses(stack, clean, noise, sigma, detach=detach)[-1].mean().backward()
         reached = bool(stack.bricks[0].embed.weight.grad.any())
         assert reached != detach
 
 
-def test_the_draws_are_those_of_the_generator():
-    torch.manual_seed(0)
-    stack = awaken(Stack(preset("tiny-pg-16", channels=1)))
-    clean, sigma = batch()
-    once, again, other = (
-        brick_losses(stack, clean, sigma, patch_ratio=0.5, fill="noise", generator=generator(s))
-        for s in (0, 0, 1)
-    )
-    assert torch.equal(once, again)
-    assert not torch.allclose(once, other)
-
-
 def test_labels_are_dropped_one_by_one():
     labels = torch.arange(10).repeat(10_000)
-    dropped = drop_labels(labels, 10, 0.1, generator())
+    uniform = torch.rand(len(labels), generator=generator())
+    dropped = drop_labels(labels, 10, 0.1, uniform)
     changed = dropped != labels
     assert (dropped[changed] == 10).all()
     assert changed.float().mean().item() == pytest.approx(0.1, abs=0.005)
-    assert torch.equal(drop_labels(labels, 10, 0.0, generator()), labels)
-    assert (drop_labels(labels, 10, 1.0, generator()) == 10).all()
+    assert torch.equal(drop_labels(labels, 10, 0.0, uniform), labels)
+    assert (drop_labels(labels, 10, 1.0, uniform) == 10).all()
 
 
 def test_gradients_are_the_same_each_time_on_several_threads():
@@ -173,10 +173,11 @@ def test_gradients_are_the_same_each_time_on_several_threads():
         torch.manual_seed(0)
         stack = awaken(Stack(preset("lite-pr-16", channels=1)))
         clean, sigma = 0.5 * torch.randn(64, 1, 16, 16), torch.rand(64) + 0.1
+        noise, samples = torch.randn_like(clean), samples_of(stack.spec, batch=64)
         seen = []
         for _ in range(4):
             stack.zero_grad()
-            losses = brick_losses(stack, clean, sigma, patch_ratio=0.5, generator=generator())
+            losses = brick_losses(stack, clean, noise, sigma, samples=samples)
             losses.mean().backward()
             seen.append([parameter.grad.clone() for parameter in stack.parameters()])
     finally:

@@ -55,7 +55,7 @@ def test_cached_coordinates_serve_training_after_inference():
 def test_sample_takes_and_puts_the_patches_of_its_mask(ratio, kept):
     size, side = (8, 16), (4, 4)
     image = torch.randn(5, 3, *size)
-    sample = PatchSample.draw(5, ratio, side, size, torch.Generator().manual_seed(0))
+    sample = PatchSample.choose(torch.rand(5, 8), ratio, side, size)
     pieces = sample.take(split(image, side))
     assert pieces.shape == (5, kept, 3, 4, 4)
     back = merge(sample.put(pieces), size)
@@ -63,7 +63,14 @@ def test_sample_takes_and_puts_the_patches_of_its_mask(ratio, kept):
     assert sample.mask.sum(dim=(1, 2, 3)).tolist() == [kept * 16] * 5  # none drawn twice
 
 
+def test_the_lowest_scores_are_chosen():
+    scores = torch.tensor([[0.3, 0.1, 0.2, 0.4], [0.0, 0.9, 0.8, 0.1]])
+    sample = PatchSample.choose(scores, 0.5, (4, 4), (8, 8))
+    assert sample.index.tolist() == [[1, 2], [0, 3]]
+
+
 def test_every_patch_is_drawn_as_often():
-    sample = PatchSample.draw(8000, 0.5, (4, 4), (8, 8), torch.Generator().manual_seed(0))
+    scores = torch.rand(8000, 4, generator=torch.Generator().manual_seed(0))
+    sample = PatchSample.choose(scores, 0.5, (4, 4), (8, 8))
     shares = sample.mask.float().mean(dim=0)
     assert torch.allclose(shares, torch.tensor(0.5), atol=0.03)

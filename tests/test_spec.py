@@ -9,6 +9,17 @@ from legodiff.model.presets import PRESETS
 GOOD = preset("tiny-pr-16")
 
 
+def test_patches_are_counted_and_shared_out():
+    spec = preset("tiny-pg-16")
+    assert spec.patch_counts((16, 16)) == (16, 4, 1)
+    assert spec.patch_counts((16, 32)) == (32, 8, 1)
+    assert spec.patch_ratios(0.5) == (0.5, 0.5, 1.0)  # an image-brick runs whole
+    assert spec.patch_ratios([1.0, 0.25, 0.5]) == (1.0, 0.25, 1.0)
+    for wrong in (0.0, 1.5, [0.5], [0.5, 0.5, 0.0]):
+        with pytest.raises(ValueError, match="patch ratio"):
+            spec.patch_ratios(wrong)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

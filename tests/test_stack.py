@@ -2,10 +2,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import awaken, noisy_batch
+from conftest import awaken, noisy_batch, samples_of
 
 from legodiff import LegoStack, preset
-from legodiff.model.patches import PatchSample
 from legodiff.model.precondition import OBJECTIVES, linear_estimate, to_clean, to_raw
 
 
@@ -173,21 +172,6 @@ def test_wrong_input_is_one_clear_line(stack, arguments, message):
         stack(*arguments)
 
 
-def samples_of(stack, ratio=0.5):
-    return stack.draw_patches(3, (16, 16), ratio, torch.Generator().manual_seed(0))
-
-
-def test_draws_patches_for_patch_bricks_only(stack):
-    for brick, sample in zip(stack.spec.bricks, samples_of(stack), strict=True):
-        assert (sample is None) == brick.is_image
-    assert samples_of(stack, 1.0) == [None] * 3
-    single = samples_of(stack, [1.0, 0.5, 1.0])
-    assert [isinstance(sample, PatchSample) for sample in single] == [False, True, False]
-    for wrong in (0.0, 1.5, [0.5], [0.5, 0.5, 0.0]):
-        with pytest.raises(ValueError, match="patch ratio"):
-            samples_of(stack, wrong)
-
-
 @pytest.mark.parametrize("refine", [True, False])
 def test_an_unsampled_patch_is_as_if_its_brick_were_skipped(stack, refine):
     """Each estimate equals, patch by patch, the one with or without that brick."""
@@ -198,7 +182,7 @@ def test_an_unsampled_patch_is_as_if_its_brick_were_skipped(stack, refine):
         if stack.spec.bricks[number].is_image:
             continue
         samples = [None] * 3
-        samples[number] = samples_of(stack)[number]
+        samples[number] = samples_of(stack.spec)[number]
         sampled = other.estimates(noisy, sigma, labels, bricks=range(number + 1), samples=samples)
         full = other.estimates(noisy, sigma, labels, bricks=range(number + 1))
         below = full[number - 1] if number else linear_estimate(noisy, sigma, 0.5)
@@ -208,7 +192,7 @@ def test_an_unsampled_patch_is_as_if_its_brick_were_skipped(stack, refine):
 
 def test_a_fill_is_read_where_the_brick_before_did_not_run(stack):
     noisy, sigma, labels = noisy_batch()
-    samples = samples_of(stack)
+    samples = samples_of(stack.spec)
     fill = torch.full_like(noisy, 7.0)
     seen = {}
     for number in (1, 2):
@@ -228,7 +212,7 @@ def test_a_fill_is_read_and_never_added_to(stack):
     for parameter in stack.bricks[1].output.linear.parameters():
         parameter.data.zero_()
     noisy, sigma, labels = noisy_batch()
-    samples = samples_of(stack)
+    samples = samples_of(stack.spec)
     fill = torch.full_like(noisy, 7.0)
     first, second = stack.estimates(noisy, sigma, labels, bricks=(0, 1), samples=samples, fill=fill)
     assert torch.equal(first, second)

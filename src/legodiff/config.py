@@ -1,13 +1,22 @@
 """What a run is: one validated, complete description. YAML and ``a.b=c`` in, JSON out."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
+from legodiff import store
 from legodiff.model.presets import preset
 from legodiff.model.spec import StackSpec
 
@@ -33,20 +42,40 @@ class ModelConfig(Part):
     model_config = ConfigDict(extra="allow", frozen=True)
     preset: str = "lite-pr-16"
 
-    def spec(self, channels: int, classes: int) -> StackSpec:
-        """The stack for images of these channels and classes, which follow from the data."""
+    def spec(self, channels: int, classes: int, bricks: Sequence[int] | None = None) -> StackSpec:
+        """The stack for images of these channels and classes, which follow from the data.
+
+        ``bricks``: the ones that learn; what is above them is not there yet.
+        """
         changes = dict(self.model_extra or {})
         for name in ("channels", "classes"):
             if name in changes:
                 raise ValueError(f"model.{name} follows from the data and cannot be set")
-        return preset(self.preset, channels, classes, **changes)
+        spec = preset(self.preset, channels, classes, **changes)
+        if bricks is None:
+            return spec
+        if not bricks or max(bricks) >= len(spec.bricks):
+            raise ValueError(
+                f"train.bricks is {list(bricks)}: choose from 0 to {len(spec.bricks) - 1}"
+            )
+        return replace(spec, bricks=spec.bricks[: max(bricks) + 1])
 
 
 class DataConfig(Part):
-    """What to train on."""
+    """What to train on; the size of the images is the model's."""
 
     path: str = "digits"
-    """"digits": scikit-learn's handwritten digits."""
+    """A folder, an archive, "hf:NAME", or "digits": scikit-learn's handwritten digits."""
+    channels: Literal[1, 3] | None = None
+    """1 for grey, 3 for colour; by default what the images are."""
+    alpha: Literal["white", "black", "grey"] = "white"
+    """What transparent pixels are laid on."""
+    flip: bool = False
+    """Show half of the images mirrored, left to right."""
+    strict: bool = False
+    """Stop at an unreadable image; otherwise it is named, counted and replaced by the next."""
+    vae: str | None = None
+    """Folder or Hub id of the VAE of latents, to show pictures while training."""
 
 
 class TrainConfig(Part):
@@ -54,14 +83,18 @@ class TrainConfig(Part):
 
     images: Annotated[int, Field(ge=1)] = 2_000_000
     batch: Annotated[int, Field(ge=1, le=2**20)] = 64
+    """Images a step, of all processes together."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    workers: Annotated[int, Field(ge=0)] = 0
-    """Processes that read images ahead; 0 reads them in between steps."""
+    init: str | None = None
+    """A run or model folder whose weights to begin with."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
     warmup_images: Annotated[int, Field(ge=0)] = 10_000
     decay_to: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Share of the learning rate that is left at the end; it falls linearly."""
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (
+        0.9,
+        0.99,
+    )
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     clip: Annotated[float, Field(gt=0)] = 1.0
     """Largest norm of the whole gradient."""
@@ -76,14 +109,54 @@ class TrainConfig(Part):
     """
     fill: Literal["skip", "clean", "noise", "zero"] = "skip"
     detach: bool = False
+    bricks: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    """Bricks that learn, by default all. Lower ones are frozen, and there are none above them."""
+    brick_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the steps that leave a brick out, so that every subset is trained."""
     sigma_mean: Annotated[float, Field(ge=-20, le=20)] = -1.2
     sigma_std: Annotated[float, Field(gt=0, le=10)] = 1.2
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of the network; weights stay fp32. "auto": bf16 on a GPU that has it, else fp32."""
+    most_bad_steps: Annotated[int, Field(ge=1)] = 10
+    """Steps in a row whose loss or gradient is not finite before the run is stopped."""
+
+    # What does not change the result, and may differ when a run is resumed.
+    micro_batch: Annotated[int, Field(ge=1)] | None = None
+    """Images a process takes at once; by default all of its share. Halved if memory runs out."""
+    recompute: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """Several processes: each with the whole network, or each with a part of it."""
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Processes that read images ahead; 0 reads them in between steps."""
     checkpoint_images: Annotated[int, Field(ge=1)] = 100_000
+    keep: Annotated[int, Field(ge=1)] = 3
+    """Newest checkpoints to keep, beside the best."""
+    picture_images: Annotated[int, Field(ge=0)] | None = None
+    """Images between pictures; 0 for none, by default as often as checkpoints."""
+    log: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Where the log goes beside log.jsonl."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "TrainConfig":
+        if self.bricks is not None and self.brick_dropout:
+            raise ValueError("brick_dropout needs all bricks to learn; leave train.bricks out")
+        return self
 
     def ratio(self, spec: StackSpec) -> float | tuple[float, ...]:
+        if len(self.patch_ratio) == 1:
+            return self.patch_ratio[0]
         if self.patch_ratio:
-            return self.patch_ratio if len(self.patch_ratio) > 1 else self.patch_ratio[0]
+            return self.patch_ratio if self.bricks is None else self.patch_ratio[: len(spec.bricks)]
         return 1.0 if spec.bricks[-1].is_image else 0.5
+
+
+FREE = (
+    *("train.micro_batch", "train.recompute", "train.parallel", "train.workers"),
+    *("train.checkpoint_images", "train.keep", "train.picture_images", "train.log"),
+    *("train.images", "train.most_bad_steps", "data.path", "data.strict", "data.vae"),
+)
+"""Settings that may differ when a run is resumed."""
 
 
 class RunConfig(Part):
@@ -108,21 +181,23 @@ def recipes() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
-def load_config(recipe: str | Path = "digits", changes: Sequence[str] = ()) -> RunConfig:
-    """A recipe with changes of the form ``train.images=20000``, checked.
+def load_config(
+    recipe: str | Path = "digits",
+    changes: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+) -> RunConfig:
+    """A recipe with changes, checked: ``options`` by dotted key, then ``train.images=20000``.
 
-    ``recipe`` is a YAML file, or the name of one that comes with the package. Raises ValueError,
-    one line for each thing that is wrong.
+    ``recipe`` is the name of one that comes with the package, a YAML file, or a run folder, whose
+    own configuration it then is; a ``Path`` is never a name. Raises ValueError, one line for each
+    thing that is wrong.
     """
-    path = RECIPES / f"{recipe}.yaml" if str(recipe) in recipes() else Path(recipe)
-    if not path.is_file():
-        raise ValueError(f"there is no recipe {recipe}; give a YAML file or {', '.join(recipes())}")
-    try:
-        values: Any = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold the sections model, data and train")
+    if recipe in recipes():
+        values = _of_yaml(RECIPES / f"{recipe}.yaml")
+    else:
+        values = _of_yaml(Path(recipe)) if Path(recipe).is_file() else _of_run(Path(recipe))
+    for key, value in (options or {}).items():
+        _assign(values, key.split("."), value)
     for change in changes:
         key, equals, text = change.partition("=")
         if not equals or not key:
@@ -132,6 +207,32 @@ def load_config(recipe: str | Path = "digits", changes: Sequence[str] = ()) -> R
         except yaml.YAMLError as error:
             raise ValueError(f"--set {change}: {text!r} is not a YAML value") from error
     return _check(values)
+
+
+def _of_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values: Any = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold the sections model, data and train")
+    return values
+
+
+def _of_run(recipe: Path) -> dict[str, Any]:
+    """The configuration of a run folder, but for what it began with."""
+    if not recipe.is_dir():
+        raise ValueError(
+            f"there is no recipe {recipe}; give a YAML file, a run folder or one of "
+            f"{', '.join(recipes())}"
+        )
+    values = store.read_config(recipe).get("run")
+    if not isinstance(values, dict):
+        raise ValueError(f"{recipe} does not say how it was trained; name a recipe")
+    sections = {name: dict(values[name]) for name in RunConfig.model_fields if name in values}
+    for name in ("init", "bricks"):
+        sections.get("train", {}).pop(name, None)
+    return sections
 
 
 def _check(values: Any) -> RunConfig:

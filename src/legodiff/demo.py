@@ -20,10 +20,11 @@ from legodiff.data.digits import Digits
 from legodiff.diffusion.skipping import SkipPlan
 from legodiff.evaluate.digits import DigitJudges
 from legodiff.model.stack import LegoStack
-from legodiff.pictures import captioned, grid, loss_curve, save_png, table_of_images
+from legodiff.pictures import captioned, grid, save_png, table_of_images
 from legodiff.pipeline import LegoPipeline
 from legodiff.store import write_atomically
-from legodiff.train.log import Status, read_log
+from legodiff.train.distributed import World
+from legodiff.train.log import Status
 from legodiff.train.loop import train
 
 STEPS, GUIDANCE, JUDGED, SHOWN = 18, 1.5, 500, 60
@@ -94,7 +95,7 @@ def run_demo(run: Path, seed: int, device: torch.device, show: Show) -> Report:
         show("learning digits", status.images, config.train.images, str(status))
 
     began = time.perf_counter()
-    pipe = train(config, data, codec, run, device=device, on_log=on_log)
+    pipe = train(config, data, codec, run, world=World(device=device), on_log=on_log, say=_quiet)
     train_seconds = time.perf_counter() - began
 
     every = SkipPlan.full(len(spec.bricks))
@@ -145,6 +146,10 @@ def run_demo(run: Path, seed: int, device: torch.device, show: Show) -> Report:
     values = asdict(report) | {"plan": plan.to_dict()}
     write_atomically(run / REPORT, json.dumps(values, indent=2).encode())
     return report
+
+
+def _quiet(_: str) -> None:
+    """The demonstration says at its end what was done."""
 
 
 def _show_drawn(show: Show, before: int, total: int, note: str, done: float) -> None:
@@ -204,8 +209,6 @@ def _pictures(
         ),
     )
     save_png(run / "refinement.png", refinement(pipe.stack, codec, data))
-    names = [str(brick.size) for brick in pipe.stack.spec.bricks]
-    loss_curve(run / "loss.png", read_log(run / "log.jsonl"), names)
 
 
 @torch.no_grad()

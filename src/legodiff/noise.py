@@ -37,15 +37,9 @@ def karras_sigmas(
     return torch.cat([(high + ramp * (low - high)) ** rho, ramp.new_zeros(1)])
 
 
-def lognormal_sigmas(
-    count: int,
-    mean: float = -1.2,
-    std: float = 1.2,
-    generator: torch.Generator | None = None,
-    device: torch.device | None = None,
-) -> Tensor:
-    """Training noise levels of EDM: ``ln sigma ~ N(mean, std²)``. Float32 of shape (count,)."""
-    return (mean + std * torch.randn(count, generator=generator, device=device)).exp()
+def lognormal_sigmas(normal: Tensor, mean: float = -1.2, std: float = 1.2) -> Tensor:
+    """Training noise levels of EDM, ``ln sigma ~ N(mean, std²)``, from standard normal numbers."""
+    return (mean + std * normal).exp()
 
 
 def ddpm_sigmas(steps: int = 1000, beta_first: float = 1e-4, beta_last: float = 0.02) -> Tensor:
@@ -58,9 +52,14 @@ def ddpm_sigmas(steps: int = 1000, beta_first: float = 1e-4, beta_last: float = 
     return ((1 - abar) / abar).sqrt()
 
 
-def ddpm_table_sigmas(
-    count: int, generator: torch.Generator | None = None, device: torch.device | None = None
-) -> Tensor:
-    """Training noise levels of DDPM, uniform over the table. Float32 of shape (count,)."""
-    table = ddpm_sigmas().float().to(device)
-    return table[torch.randint(len(table), (count,), generator=generator, device=device)]
+def ddpm_table_sigmas(normal: Tensor) -> Tensor:
+    """Training noise levels of DDPM, uniform over the table, from standard normal numbers."""
+    table = ddpm_sigmas().to(normal)
+    timestep = (uniform(normal) * len(table)).long().clamp(max=len(table) - 1)
+    return table[timestep]
+
+
+def uniform(normal: Tensor) -> Tensor:
+    """Numbers uniform in [0, 1] from standard normal ones: their quantiles."""
+    quantiles: Tensor = torch.special.ndtr(normal)
+    return quantiles

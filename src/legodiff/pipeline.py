@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from legodiff import store
-from legodiff.codec import PixelCodec, to_pil
+from legodiff.codec import Codec, LatentCodec, PixelCodec, codec_from_dict, to_pil
 from legodiff.diffusion.guidance import guided
 from legodiff.diffusion.samplers import heun, heun_levels
 from legodiff.diffusion.skipping import SkipPlan, skipping
@@ -64,7 +64,7 @@ class LegoPipeline:
     def __init__(
         self,
         stack: LegoStack,
-        codec: PixelCodec | None = None,
+        codec: Codec | None = None,
         class_names: Sequence[str] = (),
         sampling: Sampling | None = None,
         label_dropout: float = 0.0,
@@ -81,16 +81,13 @@ class LegoPipeline:
             run: the configuration of the training run, kept for the record.
         """
         self.stack = stack
-        self.codec = codec or PixelCodec(mean=(0.0,) * stack.spec.channels)
+        self.codec: Codec = codec or PixelCodec(mean=(0.0,) * stack.spec.channels)
         self.class_names = tuple(class_names)
         if self.class_names and len(self.class_names) != stack.spec.classes:
             raise ValueError(
                 f"{len(self.class_names)} class names for a model of {stack.spec.classes} classes"
             )
-        if len(self.codec.mean) not in (1, stack.spec.channels):
-            raise ValueError(
-                f"codec: {len(self.codec.mean)} means for a model of {stack.spec.channels} channels"
-            )
+        self.codec.check_channels(stack.spec.channels)
         self.sampling = sampling or Sampling()
         self.label_dropout = label_dropout
         self.run = run
@@ -121,6 +118,7 @@ class LegoPipeline:
         size: tuple[int, int] | None = None,
         batch: int = 16,
         on_progress: Callable[[float], None] | None = None,
+        preview: bool = False,
     ) -> Samples:
         """Draws one image for each seed.
 
@@ -137,6 +135,7 @@ class LegoPipeline:
             size: (height, width) of the canvas; by default the training size.
             batch: images drawn at a time.
             on_progress: called after each step with the images done so far, a fraction counted.
+            preview: latents whose VAE is not open become false colours, instead of a search for it.
 
         Raises ValueError, in one line, for arguments that cannot be.
         """
@@ -151,6 +150,9 @@ class LegoPipeline:
             raise ValueError(f"batch is {batch}; it must be 1 or more")
         sigmas = self.sampling.sigmas(steps)
         plan = self._plan(budget, plan, steps, size)
+        if not preview:
+            self.codec.prepare()
+        decode = self.codec.decode if self.codec.ready else self.codec.preview
 
         meter = Meter(self.stack)
         denoise = guided(skipping(meter, plan), guidance, spec.classes)
@@ -171,7 +173,7 @@ class LegoPipeline:
             drawn = SAMPLERS[sampler](denoise, noise, sigmas, chosen, on_step=on_step)
             if not drawn.isfinite().all():
                 raise ValueError("the model drew values that are not finite; is it broken?")
-            images += to_pil(self.codec.decode(drawn))
+            images += to_pil(decode(drawn))
         count = len(seeds)
         return Samples(
             images, seeds, indices, meter.evaluations // count, meter.flops // count, plan
@@ -258,11 +260,18 @@ class LegoPipeline:
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | os.PathLike[str], device: torch.device | str = "cpu"
+        cls,
+        folder: str | os.PathLike[str],
+        device: torch.device | str = "cpu",
+        vae: str | os.PathLike[str] | None = None,
+        weights: str = "ema",
     ) -> "LegoPipeline":
         """Opens a pipeline, a run, a bare stack or a Hub id, ready to draw.
 
-        Raises ValueError if there is none, or if its files do not fit together.
+        ``vae`` is the folder or Hub id of the VAE of a model that works on latents; by default
+        the one that is recorded with the model, opened when it is first needed. ``weights``: "ema"
+        or, of a run, "raw". Raises ValueError if there is none, if it is another VAE, or if the
+        files do not fit together.
         """
         path = store.locate(folder)
         config = store.read_config(path)
@@ -276,13 +285,17 @@ class LegoPipeline:
         if not isinstance(dropout, int | float) or not 0 <= dropout <= 1:
             raise ValueError(f"{path / store.CONFIG}: label_dropout must be a number from 0 to 1")
         pipe = cls(
-            LegoStack.from_pretrained(path),
-            PixelCodec.from_dict(config["codec"]) if "codec" in config else None,
+            LegoStack.from_pretrained(path, weights),
+            codec_from_dict(config["codec"]) if "codec" in config else None,
             names,
             store.build(Sampling, "sampling", config.get("sampling", {})),
             dropout,
             config.get("run"),
         )
+        if vae is not None:
+            if not isinstance(pipe.codec, LatentCodec):
+                raise ValueError(f"{folder} is a model of pixels; leave out the VAE {vae}")
+            pipe.codec.attach(vae)
         return pipe.to(device)
 
     def _pair(self, labels: Any, seeds: Any) -> tuple[list[int | None], list[int]]:

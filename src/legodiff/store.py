@@ -19,7 +19,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+WEIGHTS, RAW, CONFIG = "model.safetensors", "raw.safetensors", "config.json"
+KINDS = {"ema": WEIGHTS, "raw": RAW}
+"""Files of the average of the weights, and of the weights as they are."""
 FORMAT = "legodiff-1"
 
 
@@ -68,10 +70,25 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise
 
 
-def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Writes tensors from any device as one safetensors file, whole or not at all."""
+def sync_folder(path: Path) -> None:
+    """Makes sure that the names in a folder survive a power cut, where the system can."""
+    if os.name == "posix":
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def write_weights(
+    path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = None
+) -> None:
+    """Writes tensors from any device as one safetensors file, whole or not at all.
+
+    ``about`` goes into its metadata.
+    """
     cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, save(cpu, metadata={"format": "pt"}))
+    write_atomically(path, save(cpu, metadata={"format": "pt", **(about or {})}))
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

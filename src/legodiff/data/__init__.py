@@ -6,8 +6,19 @@ from typing import Protocol
 import numpy as np
 
 
+class Unreadable(ValueError):  # noqa: N818 - says what is wrong, as the messages do
+    """One item that cannot be read. ``name`` says which file or row, ``reason`` says why."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name, self.reason = name, reason
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}"
+
+
 class ImageData(Protocol):
-    """A set of images in random access."""
+    """A set of images of one size in random access."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -16,10 +27,50 @@ class ImageData(Protocol):
     @property
     def channels(self) -> int: ...
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of every item."""
+
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        """The image, uint8 (C, H, W), and its class index (0 where there are no classes)."""
+    def read(self, index: int, rng: np.random.Generator | None = None) -> tuple[np.ndarray, int]:
+        """The image, uint8 (C, H, W), and its class index (0 where there are no classes).
+
+        ``rng`` draws what varies from epoch to epoch (a flip, a latent); None gives the plain
+        item. Raises Unreadable, which names the file.
+        """
+
+
+def open_data(
+    path: str,
+    size: int | tuple[int, int],
+    channels: int | None = None,
+    flip: bool = False,
+    alpha: str = "white",
+) -> ImageData:
+    """Any collection of images, or of latents, as it lies on the disk.
+
+    ``path`` is "digits", a folder, an archive, a pattern of shards or "hf:NAME[/split]";
+    ``legodiff.data.detect`` lists the kinds. Pictures are cropped and scaled to ``size``, one
+    number or (height, width). ``channels`` is 1, 3 or None: what the pictures are. ``flip`` shows
+    half of them mirrored. ``alpha`` is the colour behind transparent pixels, as PIL names colours.
+    Latents keep their own size and channels. Raises ValueError with what was looked for.
+    """
+    from legodiff.data.detect import holds_latents, open_source  # both import from this file
+    from legodiff.data.images import Pictures, height_and_width
+
+    if path == "digits":
+        from legodiff.data.digits import Digits
+
+        height, width = height_and_width(size)
+        if height != width or channels not in (None, 1) or flip:
+            raise ValueError("digits are square, grey and not mirrored; change size or data.*")
+        return Digits(height)
+    if holds_latents(path):
+        from legodiff.data.latents import open_latents
+
+        return open_latents(path)
+    return Pictures(open_source(path), size, channels, flip, alpha)
 
 
 @lru_cache(maxsize=4)

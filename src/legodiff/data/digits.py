@@ -36,10 +36,12 @@ class Digits:
             ]
         )[:, None]
         """uint8 (N, 1, size, size)"""
+        self.size = (size, size)
         self.labels = loaded.target[chosen].astype(np.int64)
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+    def read(self, index: int, rng: np.random.Generator | None = None) -> tuple[np.ndarray, int]:
+        """The same for every ``rng``."""
         return self.images[index], int(self.labels[index])

@@ -31,20 +31,12 @@ class Trainable(Protocol):
         noisy: Tensor,
         sigma: Tensor,
         labels: Tensor | None = None,
+        bricks: Sequence[int] | None = None,
         *,
         samples: Sequence[Any] | None = None,
         fill: Tensor | None = None,
         detach: bool = False,
     ) -> list[Tensor]: ...
-
-    def draw_patches(
-        self,
-        batch: int,
-        size: tuple[int, int],
-        ratio: float | Sequence[float],
-        generator: torch.Generator | None = None,
-        device: torch.device | None = None,
-    ) -> list[Any]: ...
 
     def loss_weight(self, sigma: Tensor) -> Tensor: ...
 
@@ -52,50 +44,42 @@ class Trainable(Protocol):
 def brick_losses(
     model: Trainable,
     clean: Tensor,
+    noise: Tensor,
     sigma: Tensor,
     labels: Tensor | None = None,
     *,
-    patch_ratio: float | Sequence[float] = 1.0,
-    fill: str = "skip",
-    fill_std: float = 0.5,
+    bricks: Sequence[int] | None = None,
+    samples: Sequence[Any] | None = None,
+    fill: Tensor | None = None,
     detach: bool = False,
-    generator: torch.Generator | None = None,
 ) -> Tensor:
-    """The loss of each brick on each image: (K, B), from the bottom brick to the top.
+    """The loss of each brick that runs, on each image: (K, B), from the bottom to the top.
+
+    A pure function: whatever chance decides is an argument.
 
     Args:
         clean: (B, C, H, W), training images in the model's space.
+        noise: (B, C, H, W), standard normal.
         sigma: (B,), a noise level for each.
         labels: (B,) or None, as for ``denoise``.
-        patch_ratio: share in (0, 1] of its patches a patch-brick runs on; a number, or one a brick.
-        fill: see above. ``fill_std`` is the standard deviation of "noise".
+        bricks: which bricks to run, as for ``denoise``.
+        samples: for each brick of the stack the patches it runs on, None for all of them; None if
+            all bricks run on all.
+        fill: (B, C, H, W) or None, from ``fill_image``.
         detach: stop gradients between bricks.
-        generator: source of the noise and the patches, on the device of ``clean``.
 
     The loss is the mean over the pixels computed; unsampled patches are neither run nor counted.
     """
-    draw: dict[str, Any] = {"generator": generator, "device": clean.device}
-    noise = torch.randn(clean.shape, **draw)
     noisy = clean + sigma.view(-1, 1, 1, 1) * noise
-    size = (clean.shape[2], clean.shape[3])
-    samples = model.draw_patches(len(clean), size, patch_ratio, **draw)
-
-    filled: Tensor | None
-    if fill == "skip":
-        filled = None
-    elif fill == "clean":
-        filled = clean
-    elif fill == "noise":
-        filled = fill_std * torch.randn(clean.shape, **draw)
-    elif fill == "zero":
-        filled = torch.zeros_like(clean)
-    else:
-        raise ValueError(f"fill is {fill!r}; choose from {', '.join(FILLS)}")
-
-    estimates = model.estimates(noisy, sigma, labels, samples=samples, fill=filled, detach=detach)
+    estimates = model.estimates(
+        noisy, sigma, labels, bricks, samples=samples, fill=fill, detach=detach
+    )
+    chosen = samples if samples is not None else [None] * len(estimates)
+    if bricks is not None and samples is not None:
+        chosen = [samples[brick] for brick in sorted(set(bricks))]
     weight = model.loss_weight(sigma)
     losses = []
-    for estimate, sample in zip(estimates, samples, strict=True):
+    for estimate, sample in zip(estimates, chosen, strict=True):
         error = weight * (estimate - clean) ** 2  # (B, C, H, W)
         if sample is None:
             losses.append(error.mean(dim=(1, 2, 3)))
@@ -105,12 +89,27 @@ def brick_losses(
     return torch.stack(losses)
 
 
-def drop_labels(
-    labels: Tensor, no_class: int, probability: float, generator: torch.Generator | None = None
-) -> Tensor:
+def fill_image(rule: str, clean: Tensor, noise: Tensor | None, std: float) -> Tensor | None:
+    """What is read where the brick before did not compute a patch: an image, or None for "skip".
+
+    ``noise``: standard normal like ``clean``, for the rule "noise" alone. Raises ValueError for an
+    unknown rule.
+    """
+    if rule == "skip":
+        return None
+    if rule == "clean":
+        return clean
+    if rule == "zero":
+        return torch.zeros_like(clean)
+    if rule == "noise" and noise is not None:
+        return std * noise
+    raise ValueError(f"fill is {rule!r}; choose from {', '.join(FILLS)}")
+
+
+def drop_labels(labels: Tensor, no_class: int, probability: float, uniform: Tensor) -> Tensor:
     """Replaces each label by ``no_class`` with the given probability, for classifier-free guidance.
 
-    Each image is drawn on its own (Ho & Salimans 2022). ``labels``: int64 (B,).
+    Each image is drawn on its own (Ho & Salimans 2022). ``labels``: int64 (B,); ``uniform``: (B,)
+    random numbers in [0, 1].
     """
-    draw = torch.rand(labels.shape, generator=generator, device=labels.device)
-    return labels.masked_fill(draw < probability, no_class)
+    return labels.masked_fill(uniform < probability, no_class)

@@ -52,20 +52,12 @@ class PatchSample:
     size: tuple[int, int]
 
     @classmethod
-    def draw(
-        cls,
-        batch: int,
-        ratio: float,
-        side: tuple[int, int],
-        size: tuple[int, int],
-        generator: torch.Generator | None = None,
-        device: torch.device | None = None,
+    def choose(
+        cls, scores: Tensor, ratio: float, side: tuple[int, int], size: tuple[int, int]
     ) -> "PatchSample":
-        """Draws round(ratio * P) patches (at least one) of each image, without replacement."""
-        count = (size[0] // side[0]) * (size[1] // side[1])
-        kept = max(1, round(ratio * count))
-        draw = torch.rand(batch, count, generator=generator, device=device)
-        return cls(draw.argsort(dim=1)[:, :kept], side, size)
+        """The round(ratio * P) patches (at least one) of the lowest scores (B, P) of each image."""
+        kept = max(1, round(ratio * scores.shape[1]))
+        return cls(scores.argsort(dim=1)[:, :kept], side, size)
 
     def take(self, pieces: Tensor) -> Tensor:
         """(B, P, ...) to (B, K, ...)."""

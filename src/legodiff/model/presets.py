@@ -62,6 +62,10 @@ PRESETS: dict[str, StackSpec] = {
     "lite-pr-16": _small(16, 64, 2, ("image", 4, 4), (8, 4, 2), (4, 2, 1)),
     "lite-pg-16": _small(16, 64, 2, (4, 2, 1), (8, 4, 2), ("image", 4, 4)),
     "lite-dit-16": _small(16, 64, 2, ("image", 4, 7)),
+    "lite-pr-32": _small(32, 128, 4, ("image", 4, 5), (8, 2, 1)),
+    "lite-dit-32": _small(32, 128, 4, ("image", 4, 6)),
+    "lite-pr-64": _small(64, 256, 4, ("image", 8, 6), (16, 4, 2)),
+    "lite-dit-64": _small(64, 256, 4, ("image", 8, 8)),
     # The smallest stacks with all that a big one has; for tests.
     "tiny-pr-16": _small(16, 32, 2, ("image", 4, 2), (8, 4, 1), (4, 2, 1)),
     "tiny-pg-16": _small(16, 32, 2, (4, 2, 1), (8, 4, 1), ("image", 4, 2)),

@@ -1,6 +1,6 @@
 """What bricks and stacks are made of: plain data that can be checked, saved and compared."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import lcm
 from typing import Any, Literal
@@ -107,6 +107,27 @@ class StackSpec:
                 f"a canvas of {size[0]}x{size[1]} does not fit these bricks: "
                 f"{self.step} must divide both sides; the nearest that fits is {near[0]}x{near[1]}"
             )
+
+    def patch_counts(self, canvas: tuple[int, int]) -> tuple[int, ...]:
+        """How many patches each brick cuts a canvas into: 1 for an image-brick."""
+        patches = [brick.patch(canvas) for brick in self.bricks]
+        return tuple(canvas[0] * canvas[1] // (rows * columns) for rows, columns in patches)
+
+    def patch_ratios(self, ratio: float | Sequence[float]) -> tuple[float, ...]:
+        """The share of its patches each brick trains on, from one number or one per brick.
+
+        Image-bricks always run whole. Raises ValueError unless all are in (0, 1].
+        """
+        shares = [ratio] * len(self.bricks) if isinstance(ratio, int | float) else list(ratio)
+        if len(shares) != len(self.bricks) or not all(0 < share <= 1 for share in shares):
+            raise ValueError(
+                f"patch ratio {ratio}: give one number in (0, 1], or one for each of the "
+                f"{len(self.bricks)} bricks"
+            )
+        return tuple(
+            1.0 if brick.is_image else float(share)
+            for brick, share in zip(self.bricks, shares, strict=True)
+        )
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

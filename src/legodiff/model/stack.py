@@ -118,31 +118,6 @@ class LegoStack(nn.Module):
             estimates.append(estimate)
         return estimates
 
-    def draw_patches(
-        self,
-        batch: int,
-        size: tuple[int, int],
-        ratio: float | Sequence[float],
-        generator: torch.Generator | None = None,
-        device: torch.device | None = None,
-    ) -> list[PatchSample | None]:
-        """Patches to train on: a fresh draw for each patch-brick, None where all of them run.
-
-        ``ratio`` in (0, 1] is one number or one per brick; image-bricks always run whole.
-        """
-        ratios = [ratio] * len(self.bricks) if isinstance(ratio, int | float) else list(ratio)
-        if len(ratios) != len(self.bricks) or not all(0 < r <= 1 for r in ratios):
-            raise ValueError(
-                f"patch ratio {ratio}: give one number in (0, 1], or one for each of the "
-                f"{len(self.bricks)} bricks"
-            )
-        return [
-            None
-            if brick.is_image or share == 1
-            else PatchSample.draw(batch, share, brick.patch(size), size, generator, device)
-            for brick, share in zip(self.spec.bricks, ratios, strict=True)
-        ]
-
     def loss_weight(self, sigma: Tensor) -> Tensor:
         """Weight (B, 1, 1, 1) of the squared error of a clean estimate: one on the raw output."""
         out: Tensor = OBJECTIVES[self.spec.objective](sigma, self.spec.sigma_data).out
@@ -154,16 +129,20 @@ class LegoStack(nn.Module):
         store.write_config(Path(folder), {"stack": self.spec.to_dict()})
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str]) -> "LegoStack":
+    def from_pretrained(cls, folder: str | os.PathLike[str], weights: str = "ema") -> "LegoStack":
         """Reads the stack of a model folder, a pipeline, a run or a Hub id, in eval mode.
 
-        Raises ValueError if the weights do not fit the configuration in every name and shape.
+        ``weights``: "ema", the average that a run is judged by, or "raw", the last ones. Raises
+        ValueError if the weights do not fit the configuration in every name and shape.
         """
         path = store.locate(folder)
         spec = StackSpec.from_dict(store.read_config(path)["stack"])
         with torch.device("meta"):  # nothing is allocated before the file is known to fit
             stack = cls(spec)
-        stack.load_weights(store.read_weights(path / store.WEIGHTS), str(path / store.WEIGHTS))
+        if weights not in store.KINDS:
+            raise ValueError(f"weights is {weights!r}; choose from {', '.join(store.KINDS)}")
+        file = path / store.KINDS[weights]
+        stack.load_weights(store.read_weights(file), str(file))
         return stack.eval()
 
     def load_weights(self, tensors: Mapping[str, Tensor], where: str) -> None:

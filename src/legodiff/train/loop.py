@@ -1,134 +1,266 @@
-"""The training loop, flat and for one process.
+"""The training loop.
 
 Learning rate, average, noise and data order are functions of the seed and the images seen. So a run
-that is stopped and resumed takes the very steps of one that was not.
+that is stopped and resumed, on as many processes or on others, takes the steps of one that was not.
 """
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from legodiff import store
-from legodiff.codec import PixelCodec
+from legodiff.codec import Codec
 from legodiff.config import RunConfig, TrainConfig
-from legodiff.data import ImageData, index_at
-from legodiff.diffusion.loss import brick_losses, drop_labels
-from legodiff.model.spec import StackSpec
-from legodiff.model.stack import LegoStack
-from legodiff.noise import ddpm_sigmas, ddpm_table_sigmas, lognormal_sigmas
-from legodiff.pictures import grid, save_png
-from legodiff.pipeline import LegoPipeline, Sampling
-from legodiff.train.checkpoint import RAW, list_checkpoints, load_checkpoint, save_checkpoint
-from legodiff.train.ema import Ema
-from legodiff.train.log import Log, Status
+from legodiff.data import ImageData
+from legodiff.pipeline import LegoPipeline
+from legodiff.train.checkpoint import Checkpoints
+from legodiff.train.distributed import World, plain, synchronized
+from legodiff.train.draws import draw_bricks
+from legodiff.train.health import Probe, bad_positions, draw_curve, draw_pictures
+from legodiff.train.learner import (
+    Learner,
+    Losses,
+    build_learner,
+    build_network,
+    replicated,
+    unwrapped,
+)
+from legodiff.train.log import Log, Status, open_sinks
+from legodiff.train.memory import fit_micro_batch
+from legodiff.train.runs import begin, open_run, pipeline_of
+from legodiff.train.stop import stop_asked
+from legodiff.train.stream import Batch, batches
+
+Say = Callable[[str], None]
 
 
 def train(
     config: RunConfig,
     data: ImageData,
-    codec: PixelCodec,
+    codec: Codec,
     run: Path,
     *,
-    device: torch.device | None = None,
+    world: World | None = None,
     resume: bool = False,
     on_log: Callable[[Status], None] | None = None,
+    say: Say = print,
 ) -> LegoPipeline:
     """Trains a stack on ``data`` and leaves a run folder; returns the pipeline of its average.
 
     The folder holds ``config.json``, ``model.safetensors`` (the average), ``raw.safetensors``,
-    ``checkpoints/``, ``samples/`` and ``log.jsonl``. ``resume`` goes on from its newest checkpoint,
-    if there is one. Raises ValueError if the folder already holds a run, if a resumed run's
-    configuration differs, or if the gradient is not finite.
+    ``checkpoints/``, ``samples/``, ``log.jsonl`` and ``loss.png``. ``resume`` goes on from the
+    newest checkpoint, if there is one. SIGTERM and Ctrl-C end the run after the step it is in, with
+    a checkpoint. On several processes each calls this with its own ``world``; the first one speaks.
+
+    Raises ValueError if the folder already holds a run, if a resumed run's configuration differs,
+    if there is no room for a checkpoint, or if too many steps in a row are not finite.
     """
-    device = device or torch.device("cpu")
+    world = world or World()
     settings = config.train
-    spec = config.model.spec(data.channels, len(data.class_names))
-    shape = data[0][0].shape
-    if shape != (spec.channels, *spec.image_size):
-        raise ValueError(f"the images are {shape} and the model is for {spec.image_size}")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        network = LegoStack(spec)
-    network.to(device)
-    network.draw_patches(1, spec.image_size, settings.ratio(spec))  # raises if they do not fit
-    ema = Ema(network, settings.ema_halflife_images, settings.ema_rampup)
-    optimizer = torch.optim.AdamW(
-        network.parameters(),
-        lr=settings.learning_rate,
-        betas=settings.betas,
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
-    pipeline = LegoPipeline(
-        ema.network,
-        codec,
-        class_names=data.class_names,
-        sampling=_sampling(spec),
-        label_dropout=settings.label_dropout if spec.classes else 0.0,
-        run=config.model_dump(mode="json"),
-    )
+    say = say if world.leads else _silent
+    spec = config.model.spec(data.channels, len(data.class_names), settings.bricks)
+    if (data.channels, data.size) != (spec.channels, spec.image_size):
+        raise ValueError(f"the images are {data.size} and the model is for {spec.image_size}")
+    network = build_network(spec, settings.seed)
+    begin(network, data, run, settings, say)
+    learner = build_learner(network, codec, settings, world)
+    average = pipeline_of(learner.ema.network, config, data, codec)
+    seen = open_run(run, average, learner, world, resume, say)
 
-    seen = _open_run(run, pipeline, resume, network, ema, optimizer)
-    batches = _batches(data, settings, seen, device)
-    log = Log(run / "log.jsonl", settings.images, seen, on_log)
-    kept = seen
-    while True:
-        # Keep what there is: at the end, and every so often before it.
-        done = seen >= settings.images
-        due = seen // settings.checkpoint_images > kept // settings.checkpoint_images
-        if (done or due) and seen > kept:
-            log.write(seen)
-            store.write_weights(run / RAW, network.state_dict())
-            pipeline.save_pretrained(run)
-            _draw(pipeline, run / "samples" / f"{seen:012d}.png")
-            save_checkpoint(run, seen, network, ema, optimizer)  # last: it vouches for the rest
-            kept = seen
-        if done:
-            return pipeline
+    example = torch.from_numpy(data.read(0)[0])
+    micro_batch = fit_micro_batch(learner, example, settings, world, say)
+    learner = replicated(learner, settings, world)
+    trainer = Trainer(
+        settings=settings,
+        run=run,
+        world=world,
+        learner=learner,
+        average=average,
+        raw=pipeline_of(network, config, data, codec),
+        micro_batch=micro_batch,
+        probe=Probe(data, settings.seed, world.device),
+        checkpoints=Checkpoints(run, world, learner.sharded, settings.keep),
+        log=Log(
+            run / "log.jsonl",
+            settings.images,
+            seen,
+            on_log,
+            bricks=len(spec.bricks),
+            world=world,
+            sinks=open_sinks(settings.log, run, average.to_dict()) if world.leads else (),
+        ),
+        stream=batches(
+            data,
+            settings.seed,
+            start=seen,
+            stop=settings.images,
+            batch=settings.batch,
+            micro_batch=micro_batch,
+            workers=settings.workers,
+            world=world,
+        ),
+        say=say,
+        strict=config.data.strict,
+    )
+    trainer.loop(seen)
+    return average
 
-        # Draw the batch and its noise: functions of (seed, images seen).
-        pixels, labels = next(batches)
-        clean = codec.encode(pixels.to(device, non_blocking=True))
-        labels = labels.to(device, non_blocking=True)
-        generator = torch.Generator(device).manual_seed(step_seed(settings.seed, seen))
-        draw: dict[str, Any] = {"generator": generator, "device": device}
-        if spec.objective == "edm":
-            sigma = lognormal_sigmas(len(clean), settings.sigma_mean, settings.sigma_std, **draw)
+
+@dataclass
+class Trainer:
+    """A run in progress: what the loop works with."""
+
+    settings: TrainConfig
+    run: Path
+    world: World
+    learner: Learner
+    average: LegoPipeline
+    raw: LegoPipeline
+    micro_batch: int
+    probe: Probe
+    checkpoints: Checkpoints
+    log: Log
+    stream: Iterator[Batch]
+    say: Say
+    strict: bool
+    """Whether an unreadable image ends the run."""
+    unreadable: set[str] = field(default_factory=set)
+    bad: int = 0
+    """Steps in a row that were not finite."""
+
+    def loop(self, seen: int) -> None:
+        """Takes the steps from ``seen`` images on."""
+        settings = self.settings
+        every, pictures = settings.checkpoint_images, settings.picture_images
+        pictures = every if pictures is None else pictures
+        kept = drawn = seen
+        with stop_asked() as asked:
+            while True:
+                # Keep what there is: every so often, at the end, and when asked to stop.
+                finished, stopped = seen >= settings.images, self.world.any(asked())
+                if seen > kept and (finished or stopped or seen // every > kept // every):
+                    with self.log.paused():
+                        self.keep(seen, judge=not stopped)
+                    kept = seen
+                if pictures and seen > drawn and (finished or seen // pictures > drawn // pictures):
+                    with self.log.paused():
+                        self.draw(seen)
+                    drawn = seen
+                if finished or stopped:
+                    self.checkpoints.wait()
+                    if not finished:
+                        self.say(f"stopped after {seen:,} images; go on with --resume auto")
+                    return
+                self.checkpoints.poll()
+
+                # One step.
+                bricks = self.bricks(seen)
+                passes = self.gradient(bricks)
+                seen += settings.batch
+                rate = learning_rate(settings, seen)
+                if self.update(seen, rate, passes):
+                    self.log.add(seen, [losses for _, losses in passes], bricks, rate)
+
+    def bricks(self, seen: int) -> Sequence[int]:
+        """The bricks that run in the step that begins at ``seen`` images."""
+        count, dropout = len(self.learner.network.bricks), self.settings.brick_dropout
+        return draw_bricks(seen, self.settings.seed, count, dropout) if dropout else range(count)
+
+    def gradient(self, bricks: Sequence[int]) -> list[tuple[range, Losses]]:
+        """The gradient of the mean loss of the bricks that learn, pass by pass.
+
+        Returns the losses of each pass, with the positions of its images.
+        """
+        learner, learning = self.learner, self.settings.bricks
+        rows = [row for row, brick in enumerate(bricks) if learning is None or brick in learning]
+        passes = self.settings.batch // (self.world.size * self.micro_batch)
+        learner.optimizer.zero_grad()
+        taken = []
+        for number in range(passes):
+            batch = next(self.stream)
+            self.complain(batch)
+            with synchronized(learner.objective, learner.network, last=number == passes - 1):
+                losses = learner.objective(batch.images, batch.labels, batch.positions, bricks)
+                learner.scaler.scale(losses.values[rows].mean() / passes).backward()
+            taken.append((batch.positions, losses))
+        return taken
+
+    def update(self, seen: int, rate: float, passes: list[tuple[range, Losses]]) -> bool:
+        """Moves weights and average along the gradient, unless it or a loss is not finite."""
+        learner = self.learner
+        learner.scaler.unscale_(learner.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(learner.trained, self.settings.clip)
+        loss = self.world.mean(torch.stack([part.values.detach().mean() for _, part in passes]))
+        finite = math.isfinite(plain(norm) + loss.sum())  # the same on every process
+        for group in learner.optimizer.param_groups:
+            group["lr"] = rate
+        if finite:
+            learner.scaler.step(learner.optimizer)
+            learner.ema.update(learner.network, seen, self.settings.batch)
+            self.bad = 0
         else:
-            sigma = ddpm_table_sigmas(len(clean), **draw)
-        if spec.classes:
-            labels = drop_labels(labels, spec.classes, settings.label_dropout, generator)
+            self.drop(seen, passes)
+        learner.scaler.update()
+        return finite
 
-        # One step on the mean loss of all bricks.
-        losses = brick_losses(
-            network,
-            clean,
-            sigma,
-            labels if spec.classes else None,
-            patch_ratio=settings.ratio(spec),
-            fill=settings.fill,
-            fill_std=spec.sigma_data,
-            detach=settings.detach,
-            generator=generator,
-        )
-        optimizer.zero_grad()
-        losses.mean().backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
-        if not norm.isfinite():
+    def drop(self, seen: int, passes: list[tuple[range, Losses]]) -> None:
+        """Notes a step that is not taken. Raises ValueError after too many in a row."""
+        found = [place for where, loss in passes for place in bad_positions(loss.values, where)]
+        positions = sorted(place for places in self.world.gather(found) for place in places)
+        scaler = self.learner.scaler
+        if not positions and scaler.is_enabled() and scaler.get_scale() >= 1:
+            return  # too large for fp16 at this scale: the scaler tries a smaller one
+        self.bad += 1
+        first = seen - self.settings.batch
+        self.log.note("dropped", {"from": first, "to": seen, "not_finite": positions})
+        what = f"the loss of the images at {positions[:8]}" if positions else "the gradient"
+        self.say(f"step from image {first:,} to {seen:,} dropped: {what} is not finite")
+        if self.bad >= self.settings.most_bad_steps:
+            self.checkpoints.wait()
             raise ValueError(
-                f"the gradient is not finite after {seen} images; try a smaller train.learning_rate"
+                f"{self.bad} steps in a row were not finite, up to image {seen:,}; the last "
+                f"checkpoint is good: try a smaller train.learning_rate, a smaller train.clip or "
+                "train.precision=fp32, and go on with --resume auto"
             )
-        seen += len(clean)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(settings, seen)
-        optimizer.step()
-        ema.update(network, seen, len(clean))
-        log.add(seen, losses.detach(), optimizer.param_groups[0]["lr"])
+
+    def complain(self, batch: Batch) -> None:
+        """Names the images that could not be read. Raises ValueError if that is to end the run."""
+        for trouble in batch.unreadable:
+            if self.strict:
+                raise ValueError(f"{trouble}; leave out --strict-data to put another in its place")
+            self.log.note("unreadable", trouble)
+            if trouble not in self.unreadable:
+                self.unreadable.add(trouble)
+                self.say(f"unreadable, the next image stands in for it: {trouble}")
+
+    def keep(self, seen: int, judge: bool) -> None:
+        """Begins a checkpoint; ``judge``: with the loss on images that never change."""
+        learner, told = self.learner, {}
+        if judge:
+            told = {
+                "ema_losses": self.probe.losses(learner.average, self.micro_batch),
+                "raw_losses": self.probe.losses(unwrapped(learner), self.micro_batch),
+            }
+        self.log.write(seen, **told)
+        state: dict[str, Any] = {"images": seen}
+        if judge:
+            state["score"] = told["ema_losses"][-1]
+        if learner.scaler.is_enabled():
+            state["scaler"] = learner.scaler.state_dict()
+        self.checkpoints.save(learner, state, self.average.to_dict())
+
+    def draw(self, seen: int) -> None:
+        """Pictures from the average and from the weights as they are, and the curve so far."""
+        if self.world.leads or self.learner.sharded:
+            pipelines = {"average of the weights": self.average, "weights as they are": self.raw}
+            path = self.run / "samples" / f"{seen:012d}.png"
+            draw_pictures(pipelines, path, self.world.leads)
+        if self.world.leads:
+            names = [str(brick.size) for brick in self.learner.network.spec.bricks]
+            draw_curve(self.run, names)
 
 
 def learning_rate(settings: TrainConfig, images: int) -> float:
@@ -138,86 +270,5 @@ def learning_rate(settings: TrainConfig, images: int) -> float:
     return settings.learning_rate * warmup * fall
 
 
-def _sampling(spec: StackSpec) -> Sampling:
-    """The range of noise levels to sample over: EDM's, or that of the DDPM table."""
-    if spec.objective == "edm":
-        return Sampling()
-    table = ddpm_sigmas()
-    return Sampling(sigma_min=float(table[0]), sigma_max=float(table[-1]))
-
-
-def _open_run(
-    run: Path,
-    pipeline: LegoPipeline,
-    resume: bool,
-    network: LegoStack,
-    ema: Ema,
-    optimizer: torch.optim.Optimizer,
-) -> int:
-    """Starts a run folder or goes on with one; returns the images seen.
-
-    A run that was broken off before it left anything behind is begun anew.
-    """
-    checkpoints = list_checkpoints(run)
-    if not checkpoints and not (run / store.WEIGHTS).exists():
-        store.write_config(run, pipeline.to_dict())
-        return 0
-    if not resume:
-        raise ValueError(f"{run} already holds a run; choose another folder, or resume it")
-    old, new = store.read_config(run), {"format": store.FORMAT} | pipeline.to_dict()
-    if different := _differences(old, new):
-        raise ValueError(f"{run} was begun with another {', '.join(different)}")
-    return load_checkpoint(checkpoints[-1], network, ema, optimizer) if checkpoints else 0
-
-
-def _differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """Dotted names of the values in which two configurations differ."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        return [
-            name
-            for key in sorted(old.keys() | new.keys())
-            for name in _differences(old.get(key), new.get(key), f"{path}.{key}".strip("."))
-        ]
-    return [] if old == new else [path]
-
-
-def _draw(pipeline: LegoPipeline, path: Path) -> None:
-    """A grid with seeds that never change, one column a class: is it getting better?"""
-    columns = min(pipeline.stack.spec.classes or 8, 10)
-    labels = [index % columns if pipeline.stack.spec.classes else None for index in range(40)]
-    samples = pipeline(labels=labels, seeds=range(40), steps=12, batch=40)
-    save_png(path, grid(samples.images, columns))
-
-
-class _Stream(Dataset[tuple[Tensor, int]]):
-    """The endless shuffled stream of training images, by position."""
-
-    def __init__(self, data: ImageData, seed: int) -> None:
-        self.data, self.seed = data, seed
-
-    def __getitem__(self, position: int) -> tuple[Tensor, int]:
-        image, label = self.data[index_at(position, len(self.data), self.seed)]
-        return torch.from_numpy(image), label
-
-
-def _batches(
-    data: ImageData, settings: TrainConfig, start: int, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches (images uint8 (B, C, H, W), labels int64 (B,)) from a position of the stream on."""
-    steps = -(-(settings.images - start) // settings.batch)
-    return iter(
-        DataLoader(
-            _Stream(data, settings.seed),
-            batch_size=settings.batch,
-            sampler=range(start, start + steps * settings.batch),
-            num_workers=settings.workers,
-            pin_memory=device.type == "cuda",
-        )
-    )
-
-
-def step_seed(seed: int, images: int) -> int:
-    """Seed of the random draws of the step that begins at ``images`` seen."""
-    return int(
-        np.random.SeedSequence([seed, images]).generate_state(1, np.uint64)[0] >> np.uint64(1)
-    )
+def _silent(_: str) -> None:
+    """What a process says that does not speak for all."""

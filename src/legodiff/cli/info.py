@@ -1,0 +1,58 @@
+"""``legodiff info``"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from legodiff.cli.common import console, parse_size
+
+
+def info(
+    run: Annotated[str, typer.Argument(help="Run or model folder, Hub id, or preset name.")],
+    size: Annotated[
+        str | None, typer.Option(help="Canvas as HEIGHTxWIDTH; the training size by default.")
+    ] = None,
+) -> None:
+    """Print the bricks of a model, their parameters and what each costs."""
+    from legodiff import store
+    from legodiff.model.cost import brick_flops, brick_parameters, shared_flops
+    from legodiff.model.presets import PRESETS
+    from legodiff.model.spec import StackSpec
+
+    if run in PRESETS and not Path(run).is_dir():
+        spec = PRESETS[run]
+    else:
+        spec = StackSpec.from_dict(store.read_config(store.locate(run))["stack"])
+    canvas = parse_size(size) or spec.image_size
+    spec.check_canvas(canvas)
+    flops, parameters = brick_flops(spec, canvas), brick_parameters(spec)
+    shared = (shared_flops(spec), parameters[-1])
+    total = sum(flops) + shared[0]
+
+    table = Table("brick", "patch", "field", "tokens", "blocks", "parameters", "GFLOPs", "share")
+    for number, brick in enumerate(spec.bricks):
+        rows, columns = brick.patch(canvas)
+        patches = canvas[0] * canvas[1] // (rows * columns)
+        tokens = rows * columns // brick.local**2
+        table.add_row(
+            str(number),
+            f"{rows}x{columns}",
+            f"{brick.local}x{brick.local}",
+            f"{patches} x {tokens}",
+            str(brick.depth),
+            f"{parameters[number] / 1e6:.3f} M",
+            f"{flops[number] / 1e9:.4g}",
+            f"{flops[number] / total:.1%}",
+        )
+    shares = (f"{shared[1] / 1e6:.3f} M", f"{shared[0] / 1e9:.4g}", f"{shared[0] / total:.1%}")
+    table.add_row("shared", "", "", "", "", *shares, end_section=True)
+    table.add_row("all", "", "", "", "", f"{sum(parameters) / 1e6:.3f} M", f"{total / 1e9:.4g}", "")
+    console.print(table)
+    console.print(
+        f"{canvas[0]}x{canvas[1]}x{spec.channels} pixels, {spec.classes} classes, width "
+        f"{spec.width}, {spec.objective}. Bricks from the bottom to the top; tokens as patches x "
+        "tokens a patch. FLOPs = 2 x multiply-accumulates, one image, one evaluation.",
+        highlight=False,
+    )

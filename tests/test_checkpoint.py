@@ -1,0 +1,151 @@
+import json
+import shutil
+from collections import namedtuple
+
+import pytest
+import torch
+from safetensors import safe_open
+from small_runs import CODEC, Bars, checkpoint_tensors, config, quiet, same, weights
+
+from legodiff import store
+from legodiff.train import checkpoint
+from legodiff.train.checkpoint import Checkpoints, list_checkpoints, read_state
+from legodiff.train.distributed import World
+from legodiff.train.learner import build_learner, build_network
+from legodiff.train.loop import train
+
+Usage = namedtuple("Usage", "total used free")
+
+
+def run(folder, *changes, **options):
+    return train(config("train.decay_to=1", *changes), Bars(), CODEC, folder, say=quiet, **options)
+
+
+def learner():
+    settings = config()
+    spec = settings.model.spec(1, 2)
+    return build_learner(build_network(spec, 0), CODEC, settings.train, World())
+
+
+def test_the_newest_and_the_best_are_kept_and_named(tmp_path):
+    checkpoints = Checkpoints(tmp_path, World(), sharded=False, keep=2)
+    for images, score in ((10, 0.5), (20, 0.3), (30, 0.4), (40, 0.6), (50, 0.35)):
+        checkpoints.save(learner(), {"images": images, "score": score}, {"stack": {}})
+    checkpoints.wait()
+    assert [int(path.name) for path in list_checkpoints(tmp_path)] == [20, 40, 50]
+    index = json.loads((tmp_path / "checkpoints" / "index.json").read_text())
+    assert index == {"latest": f"{50:012d}", "best": f"{20:012d}"}
+
+
+def test_training_may_go_on_while_it_is_written(tmp_path):
+    """What is written is what was there when `save` was called."""
+    one = learner()
+    before = {name: tensor.clone() for name, tensor in one.tensors().items()}
+    checkpoints = Checkpoints(tmp_path, World(), sharded=False, keep=3)
+    checkpoints.save(one, {"images": 16}, {"stack": {}})
+    with torch.no_grad():
+        for tensor in one.tensors().values():
+            tensor.fill_(7)
+    checkpoints.wait()
+    assert same(checkpoint_tensors(tmp_path), before)
+    raw = {name.removeprefix("raw/"): t for name, t in before.items() if name.startswith("raw/")}
+    assert same(weights(tmp_path, "raw"), raw)
+
+
+def test_the_files_say_whose_weights_they_hold(tmp_path):
+    run(tmp_path, "train.ema_halflife_images=77")
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        assert file.metadata() == {
+            **{"format": "pt", "weights": "ema", "halflife_images": "77", "images": "96"}
+        }
+    with safe_open(tmp_path / "raw.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt", "weights": "raw", "images": "96"}
+
+
+def test_too_little_space_is_told_before_anything_is_written(tmp_path, monkeypatch):
+    run(tmp_path, "train.images=32")
+    before = sorted(path for path in tmp_path.rglob("*") if path.name != "log.jsonl")
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: Usage(10**9, 10**9, 10_000))
+    with pytest.raises(ValueError, match=r"^[^\n]*a checkpoint takes 2 MB and 0 MB are free"):
+        run(tmp_path, "train.images=64", resume=True)
+    assert before == sorted(path for path in tmp_path.rglob("*") if path.name != "log.jsonl")
+    monkeypatch.undo()
+    run(tmp_path, "train.images=64", resume=True)
+    assert [int(path.name) for path in list_checkpoints(tmp_path)] == [32, 64]
+
+
+@pytest.mark.parametrize("place", ["weights", "state"])
+def test_a_disk_that_is_full_after_all_leaves_the_last_checkpoint(tmp_path, monkeypatch, place):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    name = "write_weights" if place == "weights" else "write_atomically"
+    run(tmp_path, "train.images=32")
+    good = checkpoint_tensors(tmp_path)
+    monkeypatch.setattr(checkpoint.store, name, full)
+    if place == "state":
+        monkeypatch.setattr(checkpoint.store, "write_config", lambda *_: None)
+    with pytest.raises(OSError, match="No space left"):
+        run(tmp_path, "train.images=64", resume=True)
+    monkeypatch.undo()
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir() if path.is_dir()] == [
+        f"{32:012d}"
+    ]
+    assert same(checkpoint_tensors(tmp_path), good)
+
+
+def test_what_went_wrong_in_the_background_is_raised_in_the_next_step(tmp_path, monkeypatch):
+    def broken(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(checkpoint.store, "sync_folder", broken)
+    checkpoints = Checkpoints(tmp_path, World(), sharded=False, keep=3)
+    checkpoints.save(learner(), {"images": 16}, {"stack": {}})
+    while not checkpoints.pending.done():
+        checkpoints.poll()
+    with pytest.raises(OSError, match="Input/output"):
+        checkpoints.poll()
+    checkpoints.poll()  # it is said once
+    assert list_checkpoints(tmp_path) == []
+    assert not list((tmp_path / "checkpoints").glob(".*.part"))
+
+
+@pytest.mark.parametrize("damage", ["cut", "garbage", "missing", "state", "less"])
+def test_a_broken_checkpoint_is_named_and_the_one_before_serves(tmp_path, damage):
+    run(tmp_path, "train.images=64")
+    run(tmp_path / "whole", "train.images=96")
+    newest = list_checkpoints(tmp_path)[-1]
+    (tensors,) = newest.glob("*.safetensors")
+    if damage == "cut":
+        tensors.write_bytes(tensors.read_bytes()[:-100])
+    elif damage == "garbage":
+        tensors.write_bytes(b"\xff" * 1000)
+    elif damage == "missing":
+        tensors.unlink()
+    elif damage == "state":
+        (newest / "state.json").write_text("{")
+    else:
+        kept = checkpoint_tensors(tmp_path)
+        kept.pop("optimizer/bricks.0.embed.weight/exp_avg")
+        store.write_weights(tensors, kept)
+    with pytest.raises(ValueError, match=rf"^checkpoint {newest} is broken \([^\n]*; remove it"):
+        run(tmp_path, "train.images=96", resume=True)
+    shutil.rmtree(newest)
+    run(tmp_path, "train.images=96", resume=True)
+    assert same(checkpoint_tensors(tmp_path), checkpoint_tensors(tmp_path / "whole"))
+
+
+def test_half_written_ones_are_ignored_and_removed(tmp_path):
+    run(tmp_path, "train.images=32")
+    left = tmp_path / "checkpoints" / f".{48:012d}.part"
+    left.mkdir()
+    assert [int(path.name) for path in list_checkpoints(tmp_path)] == [32]
+    run(tmp_path, "train.images=64", resume=True)
+    assert not left.exists()
+
+
+def test_the_state_holds_nothing_but_images_and_score(tmp_path):
+    run(tmp_path)
+    state = read_state(list_checkpoints(tmp_path)[-1])
+    assert state.keys() == {"images", "score"}
+    assert state["images"] == 96
