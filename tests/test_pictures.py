@@ -1,6 +1,8 @@
 import json
+import sys
 
 import pytest
+from matplotlib.axes import Axes
 from PIL import Image
 
 from legodiff import pictures
@@ -56,9 +58,25 @@ def test_captions_and_tables_hold_their_pictures_unchanged():
 
 
 def test_a_loss_curve_is_drawn_and_says_what_it_needs(tmp_path, monkeypatch):
-    log = [{"images": n, "losses": [1 / n, 2 / n]} for n in range(1, 9)]
-    loss_curve(tmp_path / "loss.png", log, ["image", "8"])
+    """Two bricks of which one rests at times, two bands, and the average judged twice."""
+    log = [
+        {"images": n, "losses": [1 / n, 2 / n if n % 2 else None], "bands": [[1, 1], [1 / n, None]]}
+        for n in range(1, 9)
+    ]
+    log[3]["ema_losses"] = log[7]["ema_losses"] = [0.3, 0.4]
+    drawn = []
+    plot = Axes.plot
+    monkeypatch.setattr(Axes, "plot", lambda *a, **k: drawn.append(a[1:3]) or plot(*a, **k))
+    loss_curve(tmp_path / "loss.png", log, ["image", "8"], edges=[1.0])
     assert Image.open(tmp_path / "loss.png").size[0] > 300
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
+    assert drawn == [
+        (list(range(1, 9)), [1 / n for n in range(1, 9)]),
+        ([4, 8], [0.3, 0.3]),
+        ([1, 3, 5, 7], [2 / n for n in (1, 3, 5, 7)]),
+        ([4, 8], [0.4, 0.4]),
+        (list(range(1, 9)), [1 / n for n in range(1, 9)]),
+        ([], []),
+    ]
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ValueError, match=r"pip install 'legodiff\[demo\]'"):
-        loss_curve(tmp_path / "loss.png", log, ["image", "8"])
+        loss_curve(tmp_path / "loss.png", log, ["image", "8"], edges=[1.0])

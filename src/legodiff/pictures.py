@@ -3,6 +3,8 @@
 import io
 import json
 from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -88,23 +90,46 @@ def table_of_images(
     return sheet
 
 
-def loss_curve(path: Path, log: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
-    """Draws the loss of each brick over images seen, from the lines of a ``log.jsonl``."""
+def loss_curve(
+    path: Path,
+    log: Sequence[Mapping[str, Any]],
+    names: Sequence[str],
+    edges: Sequence[float],
+) -> None:
+    """Draws the losses of a ``log.jsonl`` over images seen.
+
+    On the left a line for each brick, and dots for the average of the weights where it was judged;
+    on the right the top brick in each band of noise levels, parted by ``edges``.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ValueError(
             "curves need matplotlib, which is not installed; run: pip install 'legodiff[demo]'"
         ) from error
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    judged = [line for line in log if "ema_losses" in line]
     for number, name in enumerate(names):
-        axes.plot(
-            [line["images"] for line in log], [line["losses"][number] for line in log], label=name
-        )
-    axes.set(xlabel="images seen", ylabel="training loss (raw units)", yscale="log")
-    axes.grid(alpha=0.3, which="both")
-    axes.legend(title="bricks, bottom to top")
+        (drawn,) = left.plot(*_points(log, "losses", number), label=name)
+        left.plot(*_points(judged, "ema_losses", number), "o", color=drawn.get_color())
+    ranges = [f"sigma < {edge:g}" for edge in edges] + [f"sigma > {edges[-1]:g}"]
+    for band, name in enumerate(ranges):
+        right.plot(*_points(log, "bands", -1, band), label=name)
+    left.set(title="each brick; dots: the average, on fixed images")
+    right.set(title=f"the top brick ({names[-1]}) by noise level")
+    for axes in (left, right):
+        axes.set(xlabel="images seen", ylabel="training loss (raw units)", yscale="log")
+        axes.grid(alpha=0.3, which="both")
+        axes.legend(fontsize="small")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     write_atomically(path, buffer.getvalue())
+
+
+def _points(
+    log: Sequence[Mapping[str, Any]], name: str, *place: int
+) -> tuple[list[int], list[float]]:
+    """Images seen and a value of each line that has one, such as "losses", 2."""
+    found = [(line["images"], reduce(getitem, place, line[name])) for line in log]
+    return [x for x, y in found if y is not None], [y for _, y in found if y is not None]

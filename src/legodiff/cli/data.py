@@ -18,7 +18,7 @@ from legodiff.cli.common import (
 if TYPE_CHECKING:
     from legodiff.data.check import Report
 
-SHOWN = 20  # unreadable files, sizes and classes named, at most
+SHOWN = 10  # unreadable files, sizes and classes named, at most
 
 app = typer.Typer(
     help="Look at images before training on them; encode them to latents.", no_args_is_help=True

@@ -173,7 +173,7 @@ def _estimate(config: "RunConfig", world: "World") -> None:
         ("parameters", f"{found.parameters / 1e6:,.2f} M, {found.learning / 1e6:,.2f} M learning"),
         ("FLOPs of an evaluation", f"{found.forward_flops / 1e9:,.4g} G an image"),
         ("FLOPs of training", f"{found.training_flops / 1e9:,.4g} G an image"),
-        ("batch", found.plan),
+        ("batch", found.plan.replace("batch ", "")),
         ("memory", f"{found.memory / 1e6:,.0f} MB a process, measured"),
         ("speed", f"{found.images_per_second:,.1f} images/s, measured without reading images"),
         ("time", f"{found.hours:,.2f} hours for {config.train.images:,} images"),

@@ -99,10 +99,15 @@ class StackSpec:
         """A canvas fits the stack if this divides both of its sides."""
         return lcm(*(brick.step for brick in self.bricks))
 
+    def nearest_canvas(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The canvas nearest to a (height, width) that all bricks divide."""
+        height, width = (max(1, round(side / self.step)) * self.step for side in size)
+        return height, width
+
     def check_canvas(self, size: tuple[int, int]) -> None:
         """Raises ValueError, naming the nearest size that fits, if a brick does not divide it."""
         if min(size) < 1 or any(side % self.step for side in size):
-            near = [max(1, round(side / self.step)) * self.step for side in size]
+            near = self.nearest_canvas(size)
             raise ValueError(
                 f"a canvas of {size[0]}x{size[1]} does not fit these bricks: "
                 f"{self.step} must divide both sides; the nearest that fits is {near[0]}x{near[1]}"
@@ -178,7 +183,9 @@ def _check(spec: StackSpec) -> None:
         if not isinstance(brick, BrickSpec):
             raise ValueError(f"stack: brick {number} is {brick!r}; it must be a BrickSpec")
         if any(side % brick.step for side in spec.image_size):
+            near = spec.nearest_canvas(spec.image_size)
             raise ValueError(
-                f"stack: brick {number} needs sides divisible by {brick.step}, "
-                f"and the image is {spec.image_size[0]}x{spec.image_size[1]}"
+                f"stack: brick {number} needs sides divisible by {brick.step}, and the image is "
+                f"{spec.image_size[0]}x{spec.image_size[1]}; the nearest that fits all bricks is "
+                f"{near[0]}x{near[1]}"
             )

@@ -12,11 +12,11 @@ from legodiff.pictures import captioned, grid, loss_curve, save_png
 from legodiff.pipeline import LegoPipeline
 from legodiff.train.distributed import plain
 from legodiff.train.learner import Objective
-from legodiff.train.log import read_log
+from legodiff.train.log import BANDS, read_log
 from legodiff.train.stream import Stream
 
 PROBE = 256  # images whose loss tells how good the weights are
-PICTURES, COLUMNS, STEPS = 40, 10, 12
+ROWS, COLUMNS, STEPS = 4, 10, 12  # of a grid of pictures, and of the sampler
 
 
 class Probe:
@@ -43,14 +43,15 @@ class Probe:
 
 
 def draw_pictures(pipelines: dict[str, LegoPipeline], path: Path, write: bool) -> None:
-    """A grid for each pipeline from seeds that never change, a column a class, side by side."""
+    """A grid for each pipeline from seeds that never change, by class in columns, side by side."""
     panels = []
     for caption, pipeline in pipelines.items():
-        classes = pipeline.stack.spec.classes
-        columns = min(classes or COLUMNS, COLUMNS)
-        labels = [number % columns if classes else None for number in range(PICTURES)]
+        classes = min(pipeline.stack.spec.classes, COLUMNS)
+        columns = classes * (COLUMNS // classes) if classes else COLUMNS
+        count = columns * ROWS
+        labels = [number % classes if classes else None for number in range(count)]
         samples = pipeline(
-            labels=labels, seeds=range(PICTURES), steps=STEPS, batch=PICTURES, preview=True
+            labels=labels, seeds=range(count), steps=STEPS, batch=count, preview=True
         )
         panels.append((caption, grid(samples.images, columns)))
     if write:
@@ -60,7 +61,7 @@ def draw_pictures(pipelines: dict[str, LegoPipeline], path: Path, write: bool) -
 def draw_curve(run: Path, names: list[str]) -> None:
     """Draws ``loss.png`` from the log, where matplotlib is installed."""
     if find_spec("matplotlib") is not None:
-        loss_curve(run / "loss.png", read_log(run / "log.jsonl"), names)
+        loss_curve(run / "loss.png", read_log(run / "log.jsonl"), names, BANDS)
 
 
 def bad_positions(values: Tensor, positions: range) -> list[int]:

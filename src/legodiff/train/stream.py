@@ -1,6 +1,7 @@
 """The endless shuffled stream of training images, from any position on."""
 
 import signal
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 from legodiff.data import ImageData, Unreadable, index_at
 from legodiff.train.distributed import World
 
+# How many reading processes there are is the user's choice.
+warnings.filterwarnings("ignore", message="This DataLoader will create")
 AUGMENT = 0xA  # tells the draws of a flip or a latent from those of the order
 
 
