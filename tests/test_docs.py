@@ -6,10 +6,13 @@ import shlex
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import awaken
+from PIL import Image
 from test_demo import TINY
+from typer.main import get_command
 
 from legodiff import LegoPipeline, LegoStack, cli, config, demo, preset
 from legodiff.codec import PixelCodec
@@ -33,12 +36,18 @@ def place(tmp_path, monkeypatch):
     """A folder in which runs/demo is a small model and training is short."""
     torch.manual_seed(0)
     stack = awaken(LegoStack(preset("tiny-pr-16", channels=1, classes=10))).eval()
-    pipe = LegoPipeline(stack, PixelCodec((0.0,)), tuple("0123456789"), label_dropout=0.1)
+    (tmp_path / "recipes").mkdir()
+    for name in ("digits", "images-64"):
+        (tmp_path / "recipes" / f"{name}.yaml").write_text(TINY)
+    monkeypatch.setattr(config, "RECIPES", tmp_path / "recipes")
+    run = config.load_config("digits").model_dump(mode="json")
+    pipe = LegoPipeline(stack, PixelCodec((0.0,)), tuple("0123456789"), label_dropout=0.1, run=run)
     pipe.save_pretrained(tmp_path / "runs" / "demo")
     (tmp_path / "runs" / "demo" / demo.REPORT).write_text("{}")
-    (tmp_path / "recipes").mkdir()
-    (tmp_path / "recipes" / "digits.yaml").write_text(TINY)
-    monkeypatch.setattr(config, "RECIPES", tmp_path / "recipes")
+    (tmp_path / "photos").mkdir()
+    for number in range(8):
+        pixels = np.random.default_rng(number).integers(0, 255, (20, 24, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{number}.png")
     monkeypatch.setattr(demo, "JUDGED", 60)
     monkeypatch.setattr(demo, "STEPS", 2)
     monkeypatch.chdir(tmp_path)
@@ -51,6 +60,8 @@ def test_commands_run(text, place, monkeypatch):
     for line in text.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
         words = words[next((i for i, w in enumerate(words) if "=" not in w), 0) :]  # VAR=value make
+        if words[:1] == ["torchrun"]:  # as one process; tests/test_distributed.py starts several
+            words = ["1" if word == "4" else word for word in words[words.index("legodiff") :]]
         if words[:1] == ["legodiff"]:
             words = ["train.images=64" if "train.images=" in word else word for word in words]
             monkeypatch.setattr(sys, "argv", words)
@@ -61,6 +72,19 @@ def test_commands_run(text, place, monkeypatch):
             assert words[1] in targets
         else:  # other programs are not ours to test
             assert not words or words[0] in ("pip", "git", "cd", "python3"), line
+
+
+@pytest.mark.parametrize("text", blocks("sh"))
+def test_commands_that_need_large_data_name_what_exists(text, monkeypatch):
+    """Their options are known, and their recipes are there."""
+    for words in re.findall(r"legodiff ((?:[^\n\\]|\\\n)+)", text):
+        name, *rest = shlex.split(words.replace("\\\n", " "), comments=True)
+        group = get_command(cli.app).commands
+        command = group[name].commands[rest.pop(0)] if name == "data" else group[name]
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in rest if word.startswith("--")} <= known
+        if name == "train":
+            assert rest[0] in config.recipes()
 
 
 @pytest.mark.parametrize("text", blocks("python"))
