@@ -24,11 +24,15 @@ def go_on(folder, *changes):
 def test_a_hundred_kills_lose_nothing(tmp_path):
     run = tmp_path / "killed"
     draw, fork = random.Random(0), multiprocessing.get_context("fork")
-    known, began = 0, time.monotonic()
+    known, began, usual = 0, time.monotonic(), 0.0
     for _ in range(KILLS):
         child = fork.Process(target=go_on, args=(run,))
         child.start()
-        time.sleep(draw.uniform(0.1, 1.0))
+        if not usual:  # the first one tells how long it takes to get going on this machine
+            while not list_checkpoints(run):
+                time.sleep(0.01)
+            usual = time.monotonic() - began
+        time.sleep(draw.uniform(0, 1.5 * usual))
         before = [int(path.name) for path in list_checkpoints(run)]
         child.kill()
         child.join()
@@ -41,7 +45,7 @@ def test_a_hundred_kills_lose_nothing(tmp_path):
             assert checkpoint_tensors(run)  # loads whole
     reached = int(list_checkpoints(run)[-1].name)
     print(f"{reached} images after {KILLS} kills in {time.monotonic() - began:.0f} s")
-    assert reached >= 160
+    assert reached >= 32
     go_on(run, f"train.images={reached + 32}")
     go_on(tmp_path / "calm", f"train.images={reached + 32}", "train.checkpoint_images=100000")
     assert same(checkpoint_tensors(run), checkpoint_tensors(tmp_path / "calm"))
