@@ -1,5 +1,6 @@
 import json
 import shutil
+import time
 from collections import namedtuple
 
 import pytest
@@ -102,7 +103,7 @@ def test_what_went_wrong_in_the_background_is_raised_in_the_next_step(tmp_path, 
     checkpoints = Checkpoints(tmp_path, World(), sharded=False, keep=3)
     checkpoints.save(learner(), {"images": 16}, {"stack": {}})
     while not checkpoints.pending.done():
-        checkpoints.poll()
+        time.sleep(0.01)
     with pytest.raises(OSError, match="Input/output"):
         checkpoints.poll()
     checkpoints.poll()  # it is said once
