@@ -1,3 +1,5 @@
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from legodiff.data import Unreadable
 from legodiff.store import read_config
 from legodiff.train import learner as learners
 from legodiff.train import loop
-from legodiff.train.checkpoint import list_checkpoints
+from legodiff.train.checkpoint import Checkpoints, list_checkpoints
 from legodiff.train.log import read_log
 from legodiff.train.loop import learning_rate
 
@@ -83,6 +85,21 @@ def test_a_stopped_and_resumed_run_is_bit_for_bit_the_one_that_was_not(
         for name in ("whole", "stopped")
     ]
     assert losses[0] == losses[1]
+
+
+def test_a_run_that_breaks_off_first_ends_the_checkpoint_it_is_writing(tmp_path, monkeypatch):
+    finish = Checkpoints._finish
+
+    def slowly(*arguments):
+        time.sleep(1)
+        finish(*arguments)
+
+    monkeypatch.setattr(Checkpoints, "_finish", slowly)
+    stop_after(monkeypatch, 32)
+    with pytest.raises(StopError):
+        train(config(), Bars(), CODEC, tmp_path)
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == [f"{32:012d}", "index.json"]
 
 
 def test_resuming_a_finished_run_changes_nothing(tmp_path):

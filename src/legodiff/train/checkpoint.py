@@ -96,6 +96,10 @@ class Checkpoints:
             pending, self.pending = self.pending, None
             pending.result()
 
+    def close(self) -> None:
+        """Lets what is being written come to its end, whatever ended the run."""
+        self.thread.shutdown()
+
     def _make_room(self, temporary: Path, learner: Learner) -> None:
         """Makes the temporary folder if there is space for it; else raises ValueError."""
         size = sum(tensor.numel() * tensor.element_size() for tensor in learner.tensors().values())

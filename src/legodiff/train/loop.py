@@ -6,6 +6,7 @@ that is stopped and resumed, on as many processes or on others, takes the steps 
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,7 @@ class Trainer:
         every, pictures = settings.checkpoint_images, settings.picture_images
         pictures = every if pictures is None else pictures
         kept = drawn = seen
-        with stop_asked() as asked:
+        with closing(self.checkpoints), stop_asked() as asked:
             while True:
                 # Keep what there is: every so often, at the end, and when asked to stop.
                 finished, stopped = seen >= settings.images, self.world.any(asked())
