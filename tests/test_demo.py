@@ -43,8 +43,8 @@ def test_it_trains_draws_judges_and_shows(small):
         ("all bricks", demo.GUIDANCE),
         ("bricks skipped", 1.0),
         ("bricks skipped", demo.GUIDANCE),
-        ("lowest brick only", 1.0),
-        ("lowest brick only", demo.GUIDANCE),
+        ("lowest brick", 1.0),
+        ("lowest brick", demo.GUIDANCE),
     ]
     assert [row.nfe for row in report.rows] == [11, 22] * 3
     spec = LegoPipeline.from_pretrained(small).stack.spec

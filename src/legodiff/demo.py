@@ -101,7 +101,7 @@ def run_demo(run: Path, seed: int, device: torch.device, show: Show) -> Report:
     every = SkipPlan.full(len(spec.bricks))
     plan = pipe.budget_plan(BUDGET, STEPS)
     alone = SkipPlan(((0.0, (0,)),))
-    kinds = [("all bricks", every), ("bricks skipped", plan), ("lowest brick only", alone)]
+    kinds = [("all bricks", every), ("bricks skipped", plan), ("lowest brick", alone)]
     rows: list[Row] = []
     drawn = {}
     for name, chosen in kinds:

@@ -56,7 +56,7 @@ def print_report(report: "Report", run: Path) -> None:
         f"digits: {report.train_images:,} images seen in {report.train_seconds:.0f} s on "
         f"{report.device}. It then drew {report.judged} digits for each row, from the same noise. "
         f"'bricks skipped' leaves the top brick out in {report.skipped_steps} of {report.steps} "
-        f"steps, {where}, which takes {report.share:.0%} of the FLOPs. 'lowest brick only' runs "
+        f"steps, {where}, which takes {report.share:.0%} of the FLOPs. 'lowest brick' runs "
         "nothing but the first.\n"
         "accuracy: how often a classifier trained on real digits reads the class that was asked "
         "for; the last row is that classifier on real digits it never saw. FD-digits: distance to "
