@@ -1,3 +1,4 @@
+import functools
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach the network
@@ -7,9 +8,13 @@ import pytest
 import torch
 
 from legodiff import LegoStack, preset
+from legodiff.evaluate.digits import DigitJudges
 from legodiff.model.patches import PatchSample
 
 torch.set_num_threads(1)
+
+
+judges = functools.cache(DigitJudges)  # they learn for seconds, and always the same
 
 
 def awaken(stack, seed=0):

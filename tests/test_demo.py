@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from conftest import judges
 from PIL import Image
 
 from legodiff import LegoPipeline, SkipPlan, config, demo
@@ -27,6 +28,7 @@ def small(tmp_path, monkeypatch):
     monkeypatch.setattr(config, "RECIPES", tmp_path / "recipes")
     monkeypatch.setattr(demo, "JUDGED", 60)
     monkeypatch.setattr(demo, "STEPS", 6)
+    monkeypatch.setattr(demo, "DigitJudges", judges)
     return tmp_path / "run"
 
 

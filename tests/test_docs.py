@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import awaken
+from conftest import awaken, judges
 from PIL import Image
 from test_demo import TINY
 from typer.main import get_command
@@ -50,6 +50,7 @@ def place(tmp_path, monkeypatch):
         Image.fromarray(pixels).save(tmp_path / "photos" / f"{number}.png")
     monkeypatch.setattr(demo, "JUDGED", 60)
     monkeypatch.setattr(demo, "STEPS", 2)
+    monkeypatch.setattr(demo, "DigitJudges", judges)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
