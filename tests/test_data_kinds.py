@@ -86,6 +86,23 @@ def test_celeba(pack):
     holds(pack(CELEBA), [1, 0], [0, 0], ())
 
 
+@pytest.mark.parametrize(
+    ("file", "rows"),
+    [
+        ("list_eval_partition.txt", "1.jpg 0\n2.jpg 1\n3.jpg 2\n"),
+        ("list_eval_partition.csv", "image_id,partition\n1.jpg,0\n2.jpg,1\n3.jpg,2\n"),
+    ],
+)
+def test_celeba_without_its_validation_and_test_parts(pack, tmp_path, file, rows):
+    path = pack(CELEBA | {"img_align_celeba/3.png": 2})
+    (tmp_path / file).write_text(rows)
+    holds(path, [1], [0], ())
+    assert open_source(path).kind.endswith(", CelebA's training part")
+    (tmp_path / file).write_text(rows.replace("0", "2"))
+    with pytest.raises(ValueError, match=f"{file} says that none of the images is for training"):
+        open_source(path)
+
+
 def test_dataset_json(pack):
     files = {"00000/a.png": 0, "00000/b.png": 1, "00001/c.png": 2}
     labels = [["00000/a.png", 3], ["00001\\c.png", 0], ["00000/b.png", 1], ["gone.png", 9]]

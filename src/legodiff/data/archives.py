@@ -16,7 +16,14 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
-from legodiff.data.sources import LIMIT, Source, is_image, is_visible, labels_of_files
+from legodiff.data.sources import (
+    LIMIT,
+    Source,
+    is_image,
+    is_visible,
+    labels_of_files,
+    training_part,
+)
 
 
 class Stamp(NamedTuple):
@@ -142,7 +149,9 @@ def open_zip(path: str) -> Source:
     def read(name: str) -> bytes | None:
         return read_member(path, stamp, members[name]) if name in members else None
 
-    labels, class_names = labels_of_files(names, path, read)
-    table = np.array([members[name] for name in names], np.int64)
+    kept = training_part(names, Path(path).parent)
+    kind = "zip" if kept is names else "zip, CelebA's training part"
+    labels, class_names = labels_of_files(kept, path, read)
+    table = np.array([members[name] for name in kept], np.int64)
     fetch = ZipMembers(path, stamp, table)
-    return Source("zip", path, names, labels, class_names, fetch)
+    return Source(kind, path, kept, labels, class_names, fetch)

@@ -4,6 +4,7 @@
 a folder of images                     unlabelled; one folder in it that holds everything is
                                        only wrapping
 class folders                          each folder is a class, images anywhere below
+CelebA's folder or zip                 of its training part, if list_eval_partition.txt is there
 folder or zip with ``dataset.json``    EDM's and StyleGAN's: labels by file name
 zip                                    like a folder
 .tar, folder or pattern of .tar        WebDataset's shards (``shard-{000..123}.tar``)
@@ -33,7 +34,14 @@ from legodiff.data.cifar import (
 )
 from legodiff.data.digits import Digits
 from legodiff.data.parquet import SAVED, open_hub, open_parquet, open_saved
-from legodiff.data.sources import Files, Source, is_image, labels_of_files, list_files
+from legodiff.data.sources import (
+    Files,
+    Source,
+    is_image,
+    labels_of_files,
+    list_files,
+    training_part,
+)
 from legodiff.data.tars import is_packed, open_shards
 
 KINDS = (
@@ -111,9 +119,11 @@ def _open_folder(folder: Path) -> Source:
         def read(name: str) -> bytes | None:
             return (folder / name).read_bytes() if name in known else None
 
-        labels, class_names = labels_of_files(images, str(folder), read)
-        fetch = Files(folder, images)
-        return Source("folder", str(folder), images, labels, class_names, fetch)
+        kept = training_part(images, folder, folder.parent)
+        kind = "folder" if kept is images else "folder, CelebA's training part"
+        labels, class_names = labels_of_files(kept, str(folder), read)
+        fetch = Files(folder, kept)
+        return Source(kind, str(folder), kept, labels, class_names, fetch)
     for suffix in SHARDS:
         shards = [str(folder / name) for name in files if name.endswith(suffix)]
         if shards:

@@ -19,6 +19,7 @@ SUFFIXES = {
 }
 LIMIT = 512 * 2**20  # bytes of one item, packed or unpacked
 MOST_CLASSES = 100_000
+CELEBA_PARTS = "list_eval_partition"  # .txt, or .csv as on Kaggle: "000001.jpg 0", 0 for training
 
 Labels = tuple[np.ndarray, tuple[str, ...]]
 """Class index of each item, int64 (N,), and the names of the classes (none: unlabelled)."""
@@ -56,6 +57,25 @@ def is_visible(name: str) -> bool:
 def is_image(name: str) -> bool:
     """Whether a file is an image by its name. What it really is shows when it is decoded."""
     return os.path.splitext(name)[1].lower() in SUFFIXES
+
+
+def training_part(names: list[str], *folders: Path) -> list[str]:
+    """Without CelebA's validation and test images, if its list of them lies in one of ``folders``.
+
+    Raises ValueError if nothing is left.
+    """
+    lists = [
+        folder / f"{CELEBA_PARTS}{suffix}" for folder in folders for suffix in (".txt", ".csv")
+    ]
+    found = next((file for file in lists if file.is_file()), None)
+    if found is None:
+        return names
+    rows = [line.replace(",", " ").split() for line in found.read_text().splitlines()]
+    others = {Path(row[0]).stem for row in rows if len(row) == 2 and row[1] in ("1", "2")}
+    kept = [name for name in names if Path(name).stem not in others]
+    if not kept:
+        raise ValueError(f"{found} says that none of the images is for training")
+    return kept
 
 
 def labels_of_files(names: list[str], place: str, read: Callable[[str], bytes | None]) -> Labels:
