@@ -69,6 +69,9 @@ def test_too_little_space_is_told_before_anything_is_written(tmp_path, monkeypat
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: Usage(10**9, 10**9, 10_000))
     with pytest.raises(ValueError, match=r"^[^\n]*a checkpoint takes 2 MB and 0 MB are free"):
         run(tmp_path, "train.images=64", resume=True)
+    with pytest.raises(ValueError, match="a checkpoint takes"):  # before the first step
+        run(tmp_path / "new", "train.images=10000000000")
+    shutil.rmtree(tmp_path / "new")
     assert before == sorted(path for path in tmp_path.rglob("*") if path.name != "log.jsonl")
     monkeypatch.undo()
     run(tmp_path, "train.images=64", resume=True)

@@ -1,3 +1,4 @@
+import multiprocessing
 import time
 
 import numpy as np
@@ -217,8 +218,11 @@ def test_an_unreadable_image_is_named_counted_and_replaced(tmp_path, workers):
     counted = [event for line in lines for event in line.get("unreadable", [])]
     assert 4 <= len(counted) <= 6  # 96 images of 40: each twice or three times
     strict = config(f"train.workers={workers}", "data.strict=true")
-    with pytest.raises(ValueError, match=r"^photo[34]\.jpg: truncated; leave out --strict-data"):
+    why = r"^photo[34]\.jpg: truncated; leave out --strict-data"
+    with pytest.raises(ValueError, match=why) as error:
         train(strict, Torn(), CODEC, tmp_path / "strict")
+    assert error.traceback  # which holds all that the run held, but no process:
+    assert not multiprocessing.active_children()
 
 
 def test_an_unconditional_model_sees_no_labels(tmp_path):

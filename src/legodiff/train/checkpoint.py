@@ -56,7 +56,7 @@ class Checkpoints:
         """
         self.wait()
         temporary = self.folder / f".{state['images']:012d}.part"
-        self._make_room(temporary, learner)
+        self.check_room(learner)
         tensors = learner.tensors()
         writing: Any = None
         if self.sharded or self.world.leads:
@@ -100,8 +100,8 @@ class Checkpoints:
         """Lets what is being written come to its end, whatever ended the run."""
         self.thread.shutdown()
 
-    def _make_room(self, temporary: Path, learner: Learner) -> None:
-        """Makes the temporary folder if there is space for it; else raises ValueError."""
+    def check_room(self, learner: Learner) -> None:
+        """Clears away what was cut off; raises ValueError if a checkpoint does not fit then."""
         size = sum(tensor.numel() * tensor.element_size() for tensor in learner.tensors().values())
         problem = None
         if self.world.leads:
@@ -114,8 +114,6 @@ class Checkpoints:
                     f"{self.run}: a checkpoint takes {size / 1e6:,.0f} MB and {free / 1e6:,.0f} MB "
                     "are free; make room and go on with --resume auto"
                 )
-            else:
-                temporary.mkdir()
         if problem := self.world.share(problem):
             raise ValueError(problem)
 

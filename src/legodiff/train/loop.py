@@ -5,7 +5,7 @@ that is stopped and resumed, on as many processes or on others, takes the steps 
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,7 +124,7 @@ class Trainer:
     probe: Probe
     checkpoints: Checkpoints
     log: Log
-    stream: Iterator[Batch]
+    stream: Generator[Batch]
     say: Say
     strict: bool
     """Whether an unreadable image ends the run."""
@@ -138,7 +138,8 @@ class Trainer:
         every, pictures = settings.checkpoint_images, settings.picture_images
         pictures = every if pictures is None else pictures
         kept = drawn = seen
-        with closing(self.checkpoints), stop_asked() as asked:
+        self.checkpoints.check_room(self.learner)  # rather now than after hours
+        with closing(self.stream), closing(self.checkpoints), stop_asked() as asked:
             while True:
                 # Keep what there is: every so often, at the end, and when asked to stop.
                 finished, stopped = seen >= settings.images, self.world.any(asked())

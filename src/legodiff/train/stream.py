@@ -2,7 +2,7 @@
 
 import signal
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,7 +60,7 @@ def batches(
     micro_batch: int,
     workers: int,
     world: World,
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """The micro-batches of this process, for the steps from image ``start`` to beyond ``stop``.
 
     A step of ``batch`` images is cut into equal parts, one for each process, by position.
