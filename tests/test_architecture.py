@@ -20,15 +20,16 @@ ALLOWED = {
     "codec": {"store", "vae"},
     "pictures": {"store"},
     "config": {"store", "model"},
-    "pipeline": {"noise", "store", "model", "diffusion", "codec"},
+    "sampling": {"noise", "model", "diffusion"},
+    "pipeline": {"store", "model", "diffusion", "codec", "sampling"},
     "train": {
         *("noise", "store", "model", "diffusion", "data", "vae", "codec", "pictures"),
-        *("config", "pipeline"),
+        *("config", "sampling", "pipeline"),
     },
     "evaluate": {"data", "pipeline", "model"},
     "demo": {
         *("store", "model", "diffusion", "data", "codec", "pictures"),
-        *("config", "pipeline", "train", "evaluate"),
+        *("config", "sampling", "pipeline", "train", "evaluate"),
     },
     "cli": None,  # anything
     "__main__": {"cli"},

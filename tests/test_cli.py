@@ -13,7 +13,7 @@ from PIL import Image
 import legodiff
 from legodiff import LegoPipeline, LegoStack, cli, preset
 from legodiff.codec import PixelCodec
-from legodiff.pipeline import Sampling
+from legodiff.sampling import Sampling
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from legodiff import LegoPipeline, LegoStack, SkipPlan, preset
 from legodiff.codec import PixelCodec
 from legodiff.diffusion.samplers import heun
 from legodiff.model.cost import subset_flops
-from legodiff.pipeline import Sampling
+from legodiff.sampling import Sampling
 
 
 def pipeline(name="tiny-pr-16", classes=3, dropout=0.1, channels=1):

@@ -3,8 +3,16 @@ import math
 import pytest
 import torch
 
-from legodiff.diffusion.samplers import heun, heun_levels
-from legodiff.noise import karras_sigmas
+from legodiff.diffusion.samplers import (
+    SAMPLERS,
+    ddim,
+    ddpm,
+    dpmpp_2m,
+    euler,
+    heun,
+    levels_called,
+)
+from legodiff.noise import ddpm_sigmas, ddpm_strided_sigmas, karras_sigmas
 
 STD = 0.5
 
@@ -39,8 +47,20 @@ def test_the_error_falls_with_the_square_of_the_steps():
     assert errors[1] / errors[2] == pytest.approx(4, rel=0.15)
 
 
+@pytest.mark.parametrize(("sampler", "order"), [(euler, 1), (ddim, 1), (dpmpp_2m, 2)])
+def test_the_order_of_the_others(sampler, order):
+    noise = torch.ones(1, 1, 1, 1, dtype=torch.float64)
+    # To 1e-4 and not to 0: the last step is of first order and would hide that of the others.
+    grids = [torch.logspace(1, -4, n + 1, dtype=torch.float64) for n in (64, 128, 256)]
+    end = 10 * math.sqrt((STD**2 + 1e-8) / (STD**2 + 100))
+    errors = [abs(sampler(gaussian, noise, grid).item() - end) for grid in grids]
+    assert errors[0] / errors[1] == pytest.approx(2**order, rel=0.15)
+    assert errors[1] / errors[2] == pytest.approx(2**order, rel=0.15)
+
+
 @pytest.mark.parametrize("steps", [1, 2, 18])
-def test_evaluations_and_their_noise_levels_are_exact(steps):
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_evaluations_and_their_noise_levels_are_exact(steps, name):
     seen = []
 
     def denoise(noisy, sigma, labels):
@@ -51,9 +71,11 @@ def test_evaluations_and_their_noise_levels_are_exact(steps):
         return gaussian(noisy, sigma, labels)
 
     sigmas = karras_sigmas(steps)
-    heun(denoise, unit_noise(), sigmas)
-    assert len(seen) == 2 * steps - 1
-    assert seen == pytest.approx(heun_levels(sigmas))
+    SAMPLERS[name].sample(denoise, unit_noise(), sigmas)
+    levels = sigmas[:-1].tolist()
+    expected = sorted(levels + levels[1:], reverse=True) if name == "heun" else levels
+    assert seen == pytest.approx(expected)
+    assert levels_called(name, sigmas) == seen
 
 
 def by_algorithm_2(noise, sigmas, draws, churn, s_min, s_max, s_noise):
@@ -97,6 +119,117 @@ def test_it_is_algorithm_2_step_by_step(settings):
     assert mine == theirs  # as many draws
 
 
+@pytest.mark.parametrize("options", [{"eta": 1.0}, {"eta": 0.5}])
+def test_fresh_noise_keeps_the_distribution(options):
+    torch.manual_seed(0)
+    drawn = ddim(gaussian, unit_noise((1, 1, 200, 200)), karras_sigmas(400), **options)
+    assert drawn.std().item() == pytest.approx(STD, rel=0.03)
+
+
+def scheduled(scheduler, steps, sigmas, noise, to_model, draws=()):
+    """Where a scheduler of diffusers ends that is fed with the same model."""
+    scheduler.set_timesteps(steps)
+    state, draws = noise, list(draws)
+    timesteps = scheduler.timesteps
+    assert len(timesteps) == len(sigmas) - 1
+    for timestep, sigma in zip(timesteps, sigmas.tolist(), strict=False):
+        more = {"generator": None} if not draws else {}
+        state = scheduler.step(to_model(state, sigma), timestep, state, **more).prev_sample
+    return state
+
+
+def predicted_noise(state, sigma):
+    """The noise a perfect DDPM network of this data predicts, from its own coordinates."""
+    noisy = state * math.sqrt(1 + sigma**2)
+    return (
+        noisy - gaussian(noisy, torch.full((len(state),), sigma, dtype=noisy.dtype), None)
+    ) / sigma
+
+
+def start(noise, sigmas):
+    """Unit noise that begins our state where DDPM begins: its own is unit normal as a whole."""
+    return noise * math.sqrt(1 + sigmas[0] ** 2) / sigmas[0]
+
+
+@pytest.mark.parametrize("steps", [10, 250, 1000])
+def test_ddpm_is_diffusers_on_the_timesteps_of_iddpm(steps, monkeypatch):
+    from diffusers import DDPMScheduler
+    from diffusers.schedulers import scheduling_ddpm
+
+    scheduler = DDPMScheduler(
+        1000, beta_schedule="linear", timestep_spacing="linspace", clip_sample=False
+    )
+    fresh = [unit_noise(seed=1 + step) for step in range(steps)]
+    theirs, mine = iter(fresh), iter(fresh)
+    monkeypatch.setattr(scheduling_ddpm, "randn_tensor", lambda *_, **__: next(theirs))
+    sigmas, noise = ddpm_strided_sigmas(steps), unit_noise()
+    expected = scheduled(scheduler, steps, sigmas, noise, predicted_noise)
+    drawn = ddpm(gaussian, start(noise, sigmas), sigmas, draw=lambda: next(mine))
+    assert torch.allclose(drawn, expected, atol=1e-4)
+    assert len(list(theirs)) == len(list(mine)) == 1  # the last step draws nothing
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.7, 1.0])
+def test_ddim_is_diffusers(eta):
+    from diffusers import DDIMScheduler
+
+    scheduler = DDIMScheduler(
+        1000,
+        beta_schedule="linear",
+        timestep_spacing="linspace",
+        clip_sample=False,
+        set_alpha_to_one=True,
+    )
+    scheduler.set_timesteps(50)
+    sigmas, state = ddpm_strided_sigmas(50), unit_noise()
+    fresh = [unit_noise(seed=1 + step) for step in range(50)]
+    mine = iter(fresh)
+    drawn = ddim(gaussian, start(state, sigmas), sigmas, eta=eta, draw=lambda: next(mine))
+    # Its steps are 20 timesteps each, and would miss our rounded grid: the table is thinned first.
+    table = ddpm_sigmas()
+    places = [int((table - sigma).abs().argmin()) for sigma in sigmas[:-1]]
+    scheduler.timesteps = torch.tensor(places)
+    for number, (place, sigma) in enumerate(zip(places, sigmas.tolist(), strict=False)):
+        following = places[number + 1] if number < 49 else -1
+        scheduler.num_inference_steps = 1
+        scheduler.config.num_train_timesteps = place - following
+        state = scheduler.step(
+            predicted_noise(state, sigma), place, state, eta=eta, variance_noise=fresh[number]
+        ).prev_sample
+    assert torch.allclose(drawn, state, atol=1e-4)
+
+
+def test_euler_is_diffusers():
+    from diffusers import EulerDiscreteScheduler
+
+    scheduler = EulerDiscreteScheduler(1000, beta_schedule="linear", timestep_spacing="linspace")
+    scheduler.set_timesteps(20)
+    sigmas, noise = scheduler.sigmas.double(), unit_noise()
+    state = noise * sigmas[0]
+    for timestep, sigma in zip(scheduler.timesteps, sigmas.tolist(), strict=False):
+        inside = scheduler.scale_model_input(state, timestep)
+        state = scheduler.step(predicted_noise(inside, sigma), timestep, state).prev_sample
+    assert torch.allclose(euler(gaussian, noise, sigmas), state, atol=1e-4)
+
+
+def test_dpm_solver_is_diffusers():
+    from diffusers import DPMSolverMultistepScheduler
+
+    scheduler = DPMSolverMultistepScheduler(
+        1000,
+        beta_schedule="linear",
+        timestep_spacing="linspace",
+        final_sigmas_type="zero",
+        lower_order_final=True,
+    )
+    scheduler.set_timesteps(12)
+    sigmas, state = scheduler.sigmas.double(), unit_noise()
+    drawn = dpmpp_2m(gaussian, start(state, sigmas), sigmas)
+    for timestep, sigma in zip(scheduler.timesteps, sigmas.tolist(), strict=False):
+        state = scheduler.step(predicted_noise(state, sigma), timestep, state).prev_sample
+    assert torch.allclose(drawn, state, atol=1e-4)
+
+
 def test_churn_keeps_the_distribution():
     noise = unit_noise((1, 1, 200, 200))
     torch.manual_seed(0)
@@ -121,20 +254,27 @@ def test_the_state_is_float64_between_float32_evaluations():
     assert torch.allclose(drawn.double(), reference, atol=1e-6)
 
 
-def test_images_do_not_influence_each_other_and_labels_pass_through():
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_images_do_not_influence_each_other_and_labels_pass_through(name):
+    sample, fresh = SAMPLERS[name].sample, unit_noise(seed=1)
+
     def denoise(noisy, sigma, labels):
         return gaussian(noisy, sigma, None) + 0.01 * labels.view(-1, 1, 1, 1)
 
-    noise, labels = unit_noise(), torch.arange(4)
-    whole = heun(denoise, noise, karras_sigmas(8), labels)
+    noise, labels, sigmas = unit_noise(), torch.arange(4), karras_sigmas(8)
+    own = {"draw": lambda: fresh} if name == "ddpm" else {}
+    whole = sample(denoise, noise, sigmas, labels, **own)
     for row in range(4):
-        one = heun(denoise, noise[row : row + 1], karras_sigmas(8), labels[row : row + 1])
+        part = slice(row, row + 1)
+        own = {"draw": lambda part=part: fresh[part]} if name == "ddpm" else {}
+        one = sample(denoise, noise[part], sigmas, labels[part], **own)
         assert torch.allclose(one[0], whole[row])
 
 
-def test_steps_are_reported():
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_steps_are_reported(name):
     seen = []
-    heun(
+    SAMPLERS[name].sample(
         gaussian,
         unit_noise().float(),
         karras_sigmas(5),

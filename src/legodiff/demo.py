@@ -22,6 +22,7 @@ from legodiff.evaluate.digits import DigitJudges
 from legodiff.model.stack import LegoStack
 from legodiff.pictures import captioned, grid, save_png, table_of_images
 from legodiff.pipeline import LegoPipeline
+from legodiff.sampling import Method
 from legodiff.store import write_atomically
 from legodiff.train.distributed import World
 from legodiff.train.log import Status
@@ -99,7 +100,7 @@ def run_demo(run: Path, seed: int, device: torch.device, show: Show) -> Report:
     train_seconds = time.perf_counter() - began
 
     every = SkipPlan.full(len(spec.bricks))
-    plan = pipe.budget_plan(BUDGET, STEPS)
+    plan = pipe.budget_plan(BUDGET, Method(every, STEPS))
     alone = SkipPlan(((0.0, (0,)),))
     kinds = [("all bricks", every), ("bricks skipped", plan), ("lowest brick", alone)]
     rows: list[Row] = []

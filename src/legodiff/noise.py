@@ -5,6 +5,7 @@ the noise in Karras' variance-exploding form ``noisy = clean + sigma * noise``. 
 with its cumulative product ``abar`` (the paper's alpha_t): ``sigma = sqrt((1 - abar) / abar)``.
 """
 
+from itertools import accumulate
 from math import inf
 
 import torch
@@ -50,6 +51,22 @@ def ddpm_sigmas(steps: int = 1000, beta_first: float = 1e-4, beta_last: float = 
     betas = torch.linspace(beta_first, beta_last, steps, dtype=torch.float64, device="cpu")
     abar = torch.cumprod(1 - betas, dim=0)
     return ((1 - abar) / abar).sqrt()
+
+
+def ddpm_strided_sigmas(steps: int, sigma_max: float = inf) -> Tensor:
+    """The sampling grid of iDDPM: evenly spaced entries of DDPM's table, rounded, and then 0.
+
+    Entries above ``sigma_max`` are left out first. Returns float64 (steps + 1,), falling. Raises
+    ValueError if the table has fewer entries than ``steps``.
+    """
+    table = ddpm_sigmas()
+    table = table[table <= sigma_max]
+    if not 1 <= steps <= len(table):
+        raise ValueError(f"steps is {steps}; the table up to {sigma_max:g} has 1 to {len(table)}")
+    stride = (len(table) - 1) / max(1, steps - 1)
+    places = accumulate([stride] * (steps - 1), initial=0.0)  # summed up, as iDDPM rounds the sums
+    timesteps = [round(place) for place in places] if steps > 1 else [len(table) - 1]
+    return torch.cat([table[timesteps[::-1]], table.new_zeros(1)])
 
 
 def ddpm_table_sigmas(normal: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import operator
 import os
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +16,12 @@ from torch import Tensor
 
 from legodiff import store
 from legodiff.codec import Codec, LatentCodec, PixelCodec, codec_from_dict, to_pil
-from legodiff.diffusion.guidance import guided
-from legodiff.diffusion.samplers import heun, heun_levels
-from legodiff.diffusion.skipping import SkipPlan, skipping
-from legodiff.model.cost import Meter, subset_flops
+from legodiff.diffusion.guidance import EVERYWHERE
+from legodiff.diffusion.samplers import SAMPLERS
+from legodiff.diffusion.skipping import SkipPlan
+from legodiff.model.cost import Meter
 from legodiff.model.stack import LegoStack
-from legodiff.noise import karras_sigmas
-
-SAMPLERS = {"heun": heun}
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """Where sampling starts and ends, and how its steps are spread (EDM's defaults)."""
-
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
-    rho: float = 7.0
-
-    def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if not isinstance(value, int | float) or isinstance(value, bool):
-                raise ValueError(f"sampling: {name} is {value!r}; it must be a number")
-        self.sigmas(2)  # raises for ranges that are none
-
-    def sigmas(self, steps: int) -> Tensor:
-        return karras_sigmas(steps, self.sigma_min, self.sigma_max, self.rho)
+from legodiff.sampling import Method, Sampling
 
 
 @dataclass(frozen=True)
@@ -55,7 +35,12 @@ class Samples:
     """Network evaluations per image; guidance takes two for each call of the denoiser."""
     flops: int
     """FLOPs per image of the bricks that ran, 2 x multiply-accumulates."""
-    plan: SkipPlan
+    method: Method
+    """How they were drawn."""
+
+    @property
+    def plan(self) -> SkipPlan:
+        return self.method.plan
 
 
 class LegoPipeline:
@@ -105,7 +90,6 @@ class LegoPipeline:
         self.stack.to(device)
         return self
 
-    @torch.no_grad()
     def __call__(
         self,
         labels: Sequence[int | str | None] | int | str | None = None,
@@ -116,9 +100,13 @@ class LegoPipeline:
         budget: float | None = None,
         plan: SkipPlan | None = None,
         size: tuple[int, int] | None = None,
+        *,
+        guidance_interval: tuple[float, float] = EVERYWHERE,
+        self_guidance: float = 1.0,
         batch: int = 16,
         on_progress: Callable[[float], None] | None = None,
         preview: bool = False,
+        **options: float,
     ) -> Samples:
         """Draws one image for each seed.
 
@@ -128,58 +116,96 @@ class LegoPipeline:
                 the arguments below, not on the rest of the batch.
             steps: steps of the sampler.
             guidance: classifier-free guidance scale; 1 is none and costs one evaluation a call.
-            sampler: "heun".
+            sampler: "heun", "euler", "dpmpp_2m", "ddpm" or "ddim".
             budget: share of the full FLOPs, at most 1: skips the top brick in as few steps as that
                 needs, by the paper's rule for this stack.
             plan: which bricks to run at which noise level; not together with ``budget``.
             size: (height, width) of the canvas; by default the training size.
+            guidance_interval: noise levels (from, to) at which there is guidance.
+            self_guidance: scale of guidance by the lowest brick's own estimate; 1 is none. It costs
+                nothing and needs no classes.
             batch: images drawn at a time.
             on_progress: called after each step with the images done so far, a fraction counted.
             preview: latents whose VAE is not open become false colours, instead of a search for it.
+            options: of the sampler: churn, s_min, s_max and s_noise of "heun", eta of "ddim".
 
         Raises ValueError, in one line, for arguments that cannot be.
         """
-        spec = self.stack.spec
-        size = spec.image_size if size is None else (int(size[0]), int(size[1]))
-        spec.check_canvas(size)
+        canvas = self.stack.spec.image_size if size is None else (int(size[0]), int(size[1]))
+        self.stack.spec.check_canvas(canvas)
+        method = Method(
+            plan=SkipPlan.full(len(self.stack.spec.bricks)),
+            steps=steps,
+            sampler=sampler,
+            options=options,
+            guidance=guidance,
+            interval=guidance_interval,
+            self_guidance=self_guidance,
+        )
         indices, seeds = self._pair(labels, seeds)
         self._check_guidance(guidance, indices)
-        if sampler not in SAMPLERS:
-            raise ValueError(f"unknown sampler {sampler!r}; choose from {', '.join(SAMPLERS)}")
         if batch < 1:
             raise ValueError(f"batch is {batch}; it must be 1 or more")
-        sigmas = self.sampling.sigmas(steps)
-        plan = self._plan(budget, plan, steps, size)
+        method = replace(method, plan=self._plan(budget, plan, method, canvas))
         if not preview:
             self.codec.prepare()
         decode = self.codec.decode if self.codec.ready else self.codec.preview
 
         meter = Meter(self.stack)
-        denoise = guided(skipping(meter, plan), guidance, spec.classes)
         images: list[Image.Image] = []
         for start in range(0, len(seeds), batch):
             part = slice(start, start + batch)
-            generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds[part]]
-            noise = torch.stack(
-                [torch.randn(spec.channels, *size, generator=g, device="cpu") for g in generators]
-            ).to(self.device)
-            chosen = None
-            if spec.classes:
-                chosen = torch.tensor(
-                    [spec.classes if index is None else index for index in indices[part]],
-                    device=self.device,
-                )
-            on_step = _images_done(on_progress, start, len(noise), steps)
-            drawn = SAMPLERS[sampler](denoise, noise, sigmas, chosen, on_step=on_step)
+            on_step = _images_done(on_progress, start, len(seeds[part]), steps)
+            drawn = self.draw(indices[part], seeds[part], method, canvas, meter, on_step)
             if not drawn.isfinite().all():
                 raise ValueError("the model drew values that are not finite; is it broken?")
             images += to_pil(decode(drawn))
         count = len(seeds)
         return Samples(
-            images, seeds, indices, meter.evaluations // count, meter.flops // count, plan
+            images, seeds, indices, meter.evaluations // count, meter.flops // count, method
         )
 
-    def paper_plan(self, fraction: float, steps: int) -> SkipPlan:
+    @torch.no_grad()
+    def draw(
+        self,
+        labels: Sequence[int | None],
+        seeds: Sequence[int],
+        method: Method,
+        size: tuple[int, int],
+        stack: Any = None,
+        on_step: Callable[[int, Tensor], None] | None = None,
+    ) -> Tensor:
+        """One batch in the model's space, (B, C, H, W), not decoded and not checked.
+
+        Noise, also what a sampler draws afresh, comes from each image's own seed. ``stack`` stands
+        in for the pipeline's own.
+        """
+        spec = self.stack.spec
+        generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+
+        def fresh() -> Tensor:
+            shape = (spec.channels, *size)
+            return torch.stack(
+                [torch.randn(shape, generator=g, device="cpu") for g in generators]
+            ).to(self.device)
+
+        chosen = None
+        if spec.classes:
+            chosen = torch.tensor(
+                [spec.classes if label is None else label for label in labels], device=self.device
+            )
+        sampler = SAMPLERS[method.sampler]
+        return sampler.sample(
+            method.denoiser(self.stack if stack is None else stack, spec.classes),
+            fresh(),
+            self.sampling.sigmas(method.steps, method.sampler),
+            chosen,
+            on_step=on_step,
+            **method.options,
+            **({"draw": fresh} if sampler.draws else {}),
+        )
+
+    def paper_plan(self, fraction: float, steps: int, sampler: str = "heun") -> SkipPlan:
         """The paper's rule: leave out the top brick in a fraction of the steps.
 
         The last steps (low noise) if that brick covers the whole image, as in progressive growth;
@@ -187,35 +213,32 @@ class LegoPipeline:
         """
         bricks = self.stack.spec.bricks
         rule = SkipPlan.skip_low_noise if bricks[-1].is_image else SkipPlan.skip_high_noise
-        return rule(len(bricks), fraction, self.sampling.sigmas(steps))
+        return rule(len(bricks), fraction, self.sampling.sigmas(steps, sampler))
 
     def budget_plan(
-        self, budget: float, steps: int, size: tuple[int, int] | None = None
+        self, budget: float, method: Method, size: tuple[int, int] | None = None
     ) -> SkipPlan:
-        """The paper's rule with the least skipping that keeps to a share of the full FLOPs.
+        """The paper's rule with the least skipping that keeps to a share of the FLOPs of a method.
 
         Raises ValueError, naming the cheapest plan, if none does.
         """
         spec, canvas = self.stack.spec, size or self.stack.spec.image_size
         if not 0 < budget <= 1:
             raise ValueError(f"budget is {budget}; it is a share of the full FLOPs, in (0, 1]")
-        full = SkipPlan.full(len(spec.bricks))
+        steps, full = method.steps, SkipPlan.full(len(spec.bricks))
         plans = range(steps + 1 if len(spec.bricks) > 1 else 1)
 
         def plan(skipped: int) -> SkipPlan:
-            return self.paper_plan(skipped / steps, steps) if skipped else full
+            return self.paper_plan(skipped / steps, steps, method.sampler) if skipped else full
 
-        def share(skipped: int) -> float:
-            chosen, levels = plan(skipped), heun_levels(self.sampling.sigmas(steps))
-            flops = [subset_flops(spec, chosen.bricks(level), canvas) for level in levels]
-            return sum(flops) / len(levels) / subset_flops(spec, full.bricks(1.0), canvas)
+        def flops(skipped: int) -> int:
+            return replace(method, plan=plan(skipped)).flops(self.sampling, spec, canvas)
 
-        best = bisect_left(plans, -budget, key=lambda skipped: -share(skipped))
+        most = flops(0)
+        best = bisect_left(plans, -budget * most, key=lambda skipped: -flops(skipped))
         if best == len(plans):
-            cheapest = share(plans[-1])
-            raise ValueError(
-                f"budget {budget} is too small: the cheapest plan takes {cheapest:.3f}"
-            )
+            least = flops(plans[-1]) / most
+            raise ValueError(f"budget {budget} is too small: the cheapest plan takes {least:.3f}")
         return plan(best)
 
     def label_index(self, label: Any) -> int | None:
@@ -320,8 +343,6 @@ class LegoPipeline:
     def _check_guidance(self, guidance: float, labels: list[int | None]) -> None:
         if guidance == 1:
             return
-        if not -1000 <= guidance <= 1000:
-            raise ValueError(f"guidance is {guidance}; it must be a number from -1000 to 1000")
         if not self.stack.spec.classes:
             raise ValueError("guidance needs classes, and this model was trained without any")
         if not self.label_dropout:
@@ -333,7 +354,7 @@ class LegoPipeline:
             raise ValueError("guidance needs labels to guide towards")
 
     def _plan(
-        self, budget: float | None, plan: SkipPlan | None, steps: int, size: tuple[int, int]
+        self, budget: float | None, plan: SkipPlan | None, method: Method, size: tuple[int, int]
     ) -> SkipPlan:
         count = len(self.stack.spec.bricks)
         if budget is not None and plan is not None:
@@ -341,8 +362,8 @@ class LegoPipeline:
         if plan is not None and any(max(bricks) >= count for _, bricks in plan.bands):
             raise ValueError(f"the plan names a brick that this stack of {count} has not")
         if budget is not None:
-            return self.budget_plan(budget, steps, size)
-        return plan or SkipPlan.full(count)
+            return self.budget_plan(budget, method, size)
+        return plan or method.plan
 
 
 def _whole(value: Any) -> int | None:

@@ -56,12 +56,13 @@ def sample(
 ) -> None:
     """Draw images: one PNG for each seed, and a grid of them all."""
     from legodiff import __version__
+    from legodiff.diffusion.skipping import SkipPlan
     from legodiff.pictures import grid, save_png
-    from legodiff.pipeline import SAMPLERS, LegoPipeline
+    from legodiff.pipeline import LegoPipeline
+    from legodiff.sampling import Method
 
     pipe = LegoPipeline.from_pretrained(run, choose_device(device), vae, weights)
-    if sampler not in SAMPLERS:
-        raise ValueError(f"unknown sampler {sampler!r}; choose from {', '.join(SAMPLERS)}")
+    method = Method(SkipPlan.full(len(pipe.stack.spec.bricks)), steps, sampler, guidance=guidance)
     chosen = _parse_labels(labels, pipe)
     if seeds is not None and per_class is not None:
         raise ValueError("give --seeds or --per-class, not both")
@@ -75,9 +76,9 @@ def sample(
     pipe.stack.spec.check_canvas(canvas or pipe.stack.spec.image_size)
     plan = None
     if skip is not None:
-        plan = pipe.paper_plan(skip, steps)
+        plan = pipe.paper_plan(skip, steps, sampler)
     elif budget is not None:
-        plan = pipe.budget_plan(budget, steps, canvas)
+        plan = pipe.budget_plan(budget, method, canvas)
     if blocked := [path for path in (out, *out.parents) if path.is_file()]:
         raise ValueError(f"{blocked[0]} is a file; --out must be a folder")
     files = [out / f"{seed:06d}.png" for seed in numbers] + [out / "grid.png"]

@@ -57,8 +57,12 @@ class Meter:
     def __call__(
         self, noisy: Tensor, sigma: Tensor, labels: Tensor | None, bricks: tuple[int, ...]
     ) -> Tensor:
+        return self.estimates(noisy, sigma, labels, bricks)[-1]
+
+    def estimates(
+        self, noisy: Tensor, sigma: Tensor, labels: Tensor | None, bricks: tuple[int, ...]
+    ) -> list[Tensor]:
         size = (noisy.shape[2], noisy.shape[3])
         self.evaluations += len(noisy)
         self.flops += len(noisy) * subset_flops(self.stack.spec, bricks, size)
-        estimate: Tensor = self.stack(noisy, sigma, labels, bricks=bricks)
-        return estimate
+        return self.stack.estimates(noisy, sigma, labels, bricks)

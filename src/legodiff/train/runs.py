@@ -10,7 +10,8 @@ from legodiff.config import FREE, RunConfig, TrainConfig
 from legodiff.data import ImageData
 from legodiff.model.stack import LegoStack
 from legodiff.noise import ddpm_sigmas
-from legodiff.pipeline import LegoPipeline, Sampling
+from legodiff.pipeline import LegoPipeline
+from legodiff.sampling import Sampling
 from legodiff.train.checkpoint import list_checkpoints, load_checkpoint
 from legodiff.train.distributed import World
 from legodiff.train.finetune import adopt

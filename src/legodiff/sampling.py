@@ -1,0 +1,116 @@
+"""How images are drawn: a range of noise levels, and a method that walks through it."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from math import isfinite
+from typing import Any
+
+from torch import Tensor
+
+from legodiff.diffusion import Denoise
+from legodiff.diffusion.guidance import EVERYWHERE, guided, self_guided
+from legodiff.diffusion.samplers import SAMPLERS, levels_called
+from legodiff.diffusion.skipping import SkipPlan, skipping
+from legodiff.model.cost import subset_flops
+from legodiff.model.spec import StackSpec
+from legodiff.noise import ddpm_strided_sigmas, karras_sigmas
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Where sampling starts and ends, and how its steps are spread (EDM's defaults)."""
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not isinstance(value, int | float) or isinstance(value, bool):
+                raise ValueError(f"sampling: {name} is {value!r}; it must be a number")
+        self.sigmas(2)  # raises for ranges that are none
+
+    def sigmas(self, steps: int, sampler: str = "heun") -> Tensor:
+        """The noise levels of a sampler, float64 (steps + 1,), falling to 0.
+
+        EDM's grid, or for the samplers of DDPM the part of its table up to ``sigma_max``.
+        """
+        if SAMPLERS[sampler].grid == "ddpm":
+            return ddpm_strided_sigmas(steps, self.sigma_max)
+        return karras_sigmas(steps, self.sigma_min, self.sigma_max, self.rho)
+
+
+@dataclass(frozen=True)
+class Method:
+    """All that decides how a model draws, but for the labels, the seeds and the canvas.
+
+    Raises ValueError, in one line, for what cannot be.
+    """
+
+    plan: SkipPlan
+    """Which bricks run at which noise level."""
+    steps: int = 18
+    sampler: str = "heun"
+    options: Mapping[str, float] = field(default_factory=dict)
+    """Of the sampler: churn, s_min, s_max and s_noise of heun, eta of ddim."""
+    guidance: float = 1.0
+    """Scale of classifier-free guidance; 1 is none and costs one evaluation a call."""
+    interval: tuple[float, float] = EVERYWHERE
+    """Noise levels (from, to) that are guided, by either kind of guidance."""
+    self_guidance: float = 1.0
+    """Scale of guidance by the lowest brick's own estimate; 1 is none."""
+
+    def __post_init__(self) -> None:
+        if self.sampler not in SAMPLERS:
+            raise ValueError(f"unknown sampler {self.sampler!r}; choose from {', '.join(SAMPLERS)}")
+        known = SAMPLERS[self.sampler].options
+        for name, value in self.options.items():
+            if name not in known:
+                takes = ", ".join(known) if known else "none"
+                raise ValueError(f"{self.sampler} has no option {name!r}; it takes {takes}")
+            if not isinstance(value, int | float) or not value >= 0:
+                raise ValueError(f"{name} is {value!r}; it must be a number from 0 on")
+        if self.options.get("eta", 0) > 1:
+            raise ValueError(f"eta is {self.options['eta']}; it must be from 0 to 1")
+        for name in ("guidance", "self_guidance"):
+            scale = getattr(self, name)
+            if not isinstance(scale, int | float) or not isfinite(scale) or abs(scale) > 1000:
+                raise ValueError(f"{name} is {scale}; it must be a number from -1000 to 1000")
+        low, high = self.interval
+        if not 0 <= low < high:
+            raise ValueError(
+                f"guidance interval {low:g} to {high:g}: give two noise levels, the lower one first"
+            )
+
+    def levels(self, sampling: Sampling) -> list[float]:
+        """The noise levels at which the denoiser is called, in order."""
+        return levels_called(
+            self.sampler, sampling.sigmas(self.steps, self.sampler), **self.options
+        )
+
+    def evaluations(self, sigma: float) -> int:
+        """How often the network is evaluated for one call at a noise level."""
+        return 2 if self.guidance != 1 and self.interval[0] <= sigma <= self.interval[1] else 1
+
+    def flops(self, sampling: Sampling, spec: StackSpec, size: tuple[int, int]) -> int:
+        """FLOPs of an image of ``size``, 2 x multiply-accumulates."""
+        return sum(
+            self.evaluations(sigma) * subset_flops(spec, self.plan.bricks(sigma), size)
+            for sigma in self.levels(sampling)
+        )
+
+    def denoiser(self, stack: Any, classes: int) -> Denoise:
+        """The stack under this plan and guidance; class ``classes`` means no class."""
+        guiding = self_guided(stack, self.self_guidance, interval=self.interval)
+        return guided(skipping(guiding, self.plan), self.guidance, classes, self.interval)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON data, without what is at its default."""
+        values = {"sampler": self.sampler, "steps": self.steps, "guidance": self.guidance}
+        if self.options:
+            values["options"] = dict(self.options)
+        if self.interval != EVERYWHERE:
+            values["guidance_interval"] = [at if isfinite(at) else None for at in self.interval]
+        if self.self_guidance != 1:
+            values["self_guidance"] = self.self_guidance
+        return {**values, "plan": self.plan.to_dict()}
