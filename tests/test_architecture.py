@@ -20,8 +20,10 @@ ALLOWED = {
     "codec": {"store", "vae"},
     "pictures": {"store"},
     "config": {"store", "model"},
-    "sampling": {"noise", "model", "diffusion"},
-    "pipeline": {"store", "model", "diffusion", "codec", "sampling"},
+    "sampling": {"noise", "store", "model", "diffusion"},
+    "plans": {"store", "sampling"},
+    "pipeline": {"store", "model", "diffusion", "codec", "sampling", "plans"},
+    "planning": {"model", "diffusion", "sampling", "plans", "pipeline"},
     "train": {
         *("noise", "store", "model", "diffusion", "data", "vae", "codec", "pictures"),
         *("config", "sampling", "pipeline"),

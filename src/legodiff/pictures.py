@@ -90,6 +90,45 @@ def table_of_images(
     return sheet
 
 
+def new_figure(width: float, height: float) -> Any:
+    """A matplotlib figure. Raises ValueError if that is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ValueError(
+            "curves need matplotlib, which is not installed; run: pip install 'legodiff[demo]'"
+        ) from error
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save_figure(path: Path, figure: Any) -> None:
+    """Writes a figure as PNG, whole or not at all."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    write_atomically(path, buffer.getvalue())
+
+
+def trade_off_picture(
+    path: Path, curves: Mapping[str, Sequence[tuple[float, float]]], title: str
+) -> None:
+    """Draws error over cost, a line for each name: (share of the full FLOPs, error) points."""
+    figure = new_figure(7, 4.5)
+    axes = figure.subplots()
+    for (name, points), mark in zip(curves.items(), "os^v", strict=False):
+        shown = [(share, error) for share, error in points if error > 0]
+        axes.plot(*zip(*shown, strict=True), f"{mark}-", label=name, markersize=4)
+    axes.set(
+        title=title,
+        xlabel="share of the full FLOPs",
+        ylabel="difference from the full model's images\n(RMS, in deviations of the data)",
+        yscale="log",
+        xlim=(0, 1),
+    )
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(fontsize="small")
+    save_figure(path, figure)
+
+
 def loss_curve(
     path: Path,
     log: Sequence[Mapping[str, Any]],
@@ -101,13 +140,7 @@ def loss_curve(
     On the left a line for each brick, and dots for the average of the weights where it was judged;
     on the right the top brick in each band of noise levels, parted by ``edges``.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ValueError(
-            "curves need matplotlib, which is not installed; run: pip install 'legodiff[demo]'"
-        ) from error
-    figure = Figure(figsize=(12, 4), layout="constrained")
+    figure = new_figure(12, 4)
     left, right = figure.subplots(1, 2)
     judged = [line for line in log if "ema_losses" in line]
     for number, name in enumerate(names):
@@ -122,9 +155,7 @@ def loss_curve(
         axes.set(xlabel="images seen", ylabel="training loss (raw units)", yscale="log")
         axes.grid(alpha=0.3, which="both")
         axes.legend(fontsize="small")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    write_atomically(path, buffer.getvalue())
+    save_figure(path, figure)
 
 
 def _points(

@@ -16,11 +16,13 @@ from torch import Tensor
 
 from legodiff import store
 from legodiff.codec import Codec, LatentCodec, PixelCodec, codec_from_dict, to_pil
+from legodiff.diffusion import Denoise
 from legodiff.diffusion.guidance import EVERYWHERE
 from legodiff.diffusion.samplers import SAMPLERS
 from legodiff.diffusion.skipping import SkipPlan
-from legodiff.model.cost import Meter
+from legodiff.model.cost import Meter, subset_seconds
 from legodiff.model.stack import LegoStack
+from legodiff.plans import Curve, parse_milliseconds, read_curves, write_curves
 from legodiff.sampling import Method, Sampling
 
 
@@ -54,6 +56,7 @@ class LegoPipeline:
         sampling: Sampling | None = None,
         label_dropout: float = 0.0,
         run: Mapping[str, Any] | None = None,
+        curves: Sequence[Curve] = (),
     ) -> None:
         """
         Args:
@@ -64,6 +67,7 @@ class LegoPipeline:
             label_dropout: share of training images seen without their label; 0 means that
                 classifier-free guidance has nothing to work with.
             run: the configuration of the training run, kept for the record.
+            curves: what ``legodiff plan`` found, for budgets.
         """
         self.stack = stack
         self.codec: Codec = codec or PixelCodec(mean=(0.0,) * stack.spec.channels)
@@ -76,6 +80,7 @@ class LegoPipeline:
         self.sampling = sampling or Sampling()
         self.label_dropout = label_dropout
         self.run = run
+        self.curves = tuple(curves)
 
     @property
     def denoise(self) -> LegoStack:
@@ -97,7 +102,7 @@ class LegoPipeline:
         steps: int = 18,
         guidance: float = 1.0,
         sampler: str = "heun",
-        budget: float | None = None,
+        budget: float | str | None = None,
         plan: SkipPlan | None = None,
         size: tuple[int, int] | None = None,
         *,
@@ -117,8 +122,10 @@ class LegoPipeline:
             steps: steps of the sampler.
             guidance: classifier-free guidance scale; 1 is none and costs one evaluation a call.
             sampler: "heun", "euler", "dpmpp_2m", "ddpm" or "ddim".
-            budget: share of the full FLOPs, at most 1: skips the top brick in as few steps as that
-                needs, by the paper's rule for this stack.
+            budget: share of the full FLOPs, at most 1, or a time for an image on this machine such
+                as "50ms": the best that buys, of what ``legodiff plan`` found for these arguments.
+                Without such a plan a share is kept to by the paper's rule, with as few steps
+                without the top brick as it takes.
             plan: which bricks to run at which noise level; not together with ``budget``.
             size: (height, width) of the canvas; by default the training size.
             guidance_interval: noise levels (from, to) at which there is guidance.
@@ -143,20 +150,23 @@ class LegoPipeline:
             self_guidance=self_guidance,
         )
         indices, seeds = self._pair(labels, seeds)
-        self._check_guidance(guidance, indices)
+        self.check_guidance(guidance)
+        if guidance != 1 and set(indices) == {None}:
+            raise ValueError("guidance needs labels to guide towards")
         if batch < 1:
             raise ValueError(f"batch is {batch}; it must be 1 or more")
-        method = replace(method, plan=self._plan(budget, plan, method, canvas))
+        method = self._within(budget, plan, method, canvas, min(batch, len(seeds)))
         if not preview:
             self.codec.prepare()
         decode = self.codec.decode if self.codec.ready else self.codec.preview
 
         meter = Meter(self.stack)
+        denoise = method.denoiser(meter, self.stack.spec.classes)
         images: list[Image.Image] = []
         for start in range(0, len(seeds), batch):
             part = slice(start, start + batch)
             on_step = _images_done(on_progress, start, len(seeds[part]), steps)
-            drawn = self.draw(indices[part], seeds[part], method, canvas, meter, on_step)
+            drawn = self.draw(denoise, indices[part], seeds[part], method, canvas, on_step)
             if not drawn.isfinite().all():
                 raise ValueError("the model drew values that are not finite; is it broken?")
             images += to_pil(decode(drawn))
@@ -168,17 +178,17 @@ class LegoPipeline:
     @torch.no_grad()
     def draw(
         self,
+        denoise: Denoise,
         labels: Sequence[int | None],
         seeds: Sequence[int],
         method: Method,
         size: tuple[int, int],
-        stack: Any = None,
         on_step: Callable[[int, Tensor], None] | None = None,
     ) -> Tensor:
         """One batch in the model's space, (B, C, H, W), not decoded and not checked.
 
-        Noise, also what a sampler draws afresh, comes from each image's own seed. ``stack`` stands
-        in for the pipeline's own.
+        ``denoise`` is the method's denoiser, or a wrapper of it. Noise, also what a sampler draws
+        afresh, comes from each image's own seed.
         """
         spec = self.stack.spec
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
@@ -196,7 +206,7 @@ class LegoPipeline:
             )
         sampler = SAMPLERS[method.sampler]
         return sampler.sample(
-            method.denoiser(self.stack if stack is None else stack, spec.classes),
+            denoise,
             fresh(),
             self.sampling.sigmas(method.steps, method.sampler),
             chosen,
@@ -280,6 +290,8 @@ class LegoPipeline:
         """Writes ``model.safetensors`` and ``config.json``."""
         store.write_weights(Path(folder) / store.WEIGHTS, self.stack.state_dict())
         store.write_config(Path(folder), self.to_dict())
+        if self.curves:
+            write_curves(Path(folder), self.curves)
 
     @classmethod
     def from_pretrained(
@@ -314,6 +326,7 @@ class LegoPipeline:
             store.build(Sampling, "sampling", config.get("sampling", {})),
             dropout,
             config.get("run"),
+            read_curves(path),
         )
         if vae is not None:
             if not isinstance(pipe.codec, LatentCodec):
@@ -340,30 +353,74 @@ class LegoPipeline:
             raise ValueError("a seed must be a whole number from 0 to 2**63 - 1")
         return listed, good
 
-    def _check_guidance(self, guidance: float, labels: list[int | None]) -> None:
-        if guidance == 1:
-            return
-        if not self.stack.spec.classes:
+    def check_guidance(self, guidance: float) -> None:
+        """Raises ValueError if the model cannot be guided by classes."""
+        if guidance != 1 and not self.stack.spec.classes:
             raise ValueError("guidance needs classes, and this model was trained without any")
-        if not self.label_dropout:
+        if guidance != 1 and not self.label_dropout:
             raise ValueError(
                 "guidance needs a model trained with label dropout, and this one was not; "
                 "use guidance=1"
             )
-        if set(labels) == {None}:
-            raise ValueError("guidance needs labels to guide towards")
 
-    def _plan(
-        self, budget: float | None, plan: SkipPlan | None, method: Method, size: tuple[int, int]
-    ) -> SkipPlan:
+    def _within(
+        self,
+        budget: float | str | None,
+        plan: SkipPlan | None,
+        full: Method,
+        size: tuple[int, int],
+        batch: int,
+    ) -> Method:
+        """The full method, or what is left of it by a plan or within a budget."""
         count = len(self.stack.spec.bricks)
         if budget is not None and plan is not None:
             raise ValueError("give a budget or a plan, not both")
-        if plan is not None and any(max(bricks) >= count for _, bricks in plan.bands):
-            raise ValueError(f"the plan names a brick that this stack of {count} has not")
-        if budget is not None:
-            return self.budget_plan(budget, method, size)
-        return plan or method.plan
+        if plan is not None:
+            if any(max(bricks) >= count for _, bricks in plan.bands):
+                raise ValueError(f"the plan names a brick that this stack of {count} has not")
+            return replace(full, plan=plan)
+        if budget is None:
+            return full
+        curve = self.curve(full)
+        if isinstance(budget, str):
+            milliseconds = parse_milliseconds(budget)
+            if curve is None:
+                raise ValueError(
+                    f"budget {budget}: a time needs plans for this sampler, steps and guidance; "
+                    "run legodiff plan first"
+                )
+            return curve.within_milliseconds(milliseconds, self.clock(size, batch)).method
+        if curve is None:
+            return replace(full, plan=self.budget_plan(budget, full, size))
+        return curve.within(budget).method
+
+    def curve(self, full: Method) -> Curve | None:
+        """What ``legodiff plan`` found for a full method, if it did.
+
+        Raises ValueError if that was for other weights.
+        """
+        found = next((curve for curve in self.curves if curve.full.method == full), None)
+        if found is not None and found.model != self.fingerprint:
+            raise ValueError(
+                f"the plans are for the model {found.model}, and this is {self.fingerprint}; "
+                "run legodiff plan again"
+            )
+        return found
+
+    def clock(self, size: tuple[int, int], batch: int) -> Callable[[Method], float]:
+        """Tells the milliseconds of an image by a method, from the time each subset takes now."""
+        seconds: dict[tuple[int, ...], float] = {}
+
+        def milliseconds(method: Method) -> float:
+            total = 0.0
+            for level in method.levels(self.sampling):
+                bricks = method.plan.bricks(level)
+                if bricks not in seconds:
+                    seconds[bricks] = subset_seconds(self.stack, bricks, size, batch)
+                total += 1e3 * method.evaluations(level) * seconds[bricks]
+            return total
+
+        return milliseconds
 
 
 def _whole(value: Any) -> int | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from math import isfinite
+from math import inf, isfinite
 from typing import Any
 
 from torch import Tensor
@@ -14,6 +14,7 @@ from legodiff.diffusion.skipping import SkipPlan, skipping
 from legodiff.model.cost import subset_flops
 from legodiff.model.spec import StackSpec
 from legodiff.noise import ddpm_strided_sigmas, karras_sigmas
+from legodiff.store import build
 
 
 @dataclass(frozen=True)
@@ -106,11 +107,21 @@ class Method:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON data, without what is at its default."""
-        values = {"sampler": self.sampler, "steps": self.steps, "guidance": self.guidance}
+        values: dict[str, Any] = {"sampler": self.sampler, "steps": self.steps}
         if self.options:
             values["options"] = dict(self.options)
+        values["guidance"] = self.guidance
         if self.interval != EVERYWHERE:
-            values["guidance_interval"] = [at if isfinite(at) else None for at in self.interval]
+            values["interval"] = [at if isfinite(at) else None for at in self.interval]
         if self.self_guidance != 1:
             values["self_guidance"] = self.self_guidance
         return {**values, "plan": self.plan.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Method":
+        """The inverse of ``to_dict``. Raises ValueError for anything else."""
+        values = {**values, "plan": SkipPlan.from_dict(values.get("plan", {}))}
+        if "interval" in values:
+            low, high = values["interval"]
+            values["interval"] = (low, inf if high is None else high)
+        return build(cls, "method", values)

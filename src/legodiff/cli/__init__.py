@@ -10,6 +10,7 @@ from rich.console import Console
 from legodiff.cli.data import app as data
 from legodiff.cli.demo import demo
 from legodiff.cli.info import info
+from legodiff.cli.plan import plan
 from legodiff.cli.sample import sample
 from legodiff.cli.train import train
 
@@ -30,6 +31,7 @@ app.command(
     epilog="Example:  legodiff sample runs/demo --labels 0-9 --per-class 10 --guidance 1.5 "
     "--skip 0.5 --out samples"
 )(sample)
+app.command(epilog="Example:  legodiff plan runs/demo --steps 18 --guidance 1.5")(plan)
 app.command(epilog="Example:  legodiff info runs/demo   or   legodiff info lego-s-pg-64")(info)
 app.add_typer(data, name="data")
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from math import sqrt
 from typing import Any
 
 from torch import Tensor
@@ -34,6 +36,16 @@ class SkipPlan:
         if not sigma >= 0:
             raise ValueError(f"noise level {sigma} is none; it must be 0 or more")
         return next(bricks for low, bricks in reversed(self.bands) if low <= sigma)
+
+    @classmethod
+    def at_levels(cls, bricks: Mapping[float, Sequence[int]]) -> "SkipPlan":
+        """What each noise level is given; in between, the nearer one's, by ratio."""
+        levels = sorted(bricks)
+        bands: list[tuple[float, tuple[int, ...]]] = [(0.0, tuple(bricks[levels[0]]))]
+        for lower, level in pairwise(levels):
+            if tuple(bricks[level]) != bands[-1][1]:
+                bands.append((sqrt(lower * level), tuple(bricks[level])))
+        return cls(tuple(bands))
 
     @classmethod
     def full(cls, count: int) -> "SkipPlan":

@@ -4,7 +4,9 @@ FLOPs = 2 x multiply-accumulates of every matrix product and attention, for one 
 forward pass, counted on the meta device: on CPU torch's counter leaves out attention.
 """
 
+import time
 from functools import lru_cache
+from statistics import median
 
 import torch
 from torch import Tensor
@@ -45,6 +47,27 @@ def brick_parameters(spec: StackSpec) -> tuple[int, ...]:
     total = sum(p.numel() for p in stack.parameters())
     own = [sum(p.numel() for p in brick.parameters()) for brick in stack.bricks]
     return (*own, total - sum(own))
+
+
+@torch.no_grad()
+def subset_seconds(
+    stack: LegoStack,
+    bricks: tuple[int, ...],
+    size: tuple[int, int],
+    batch: int,
+    repeats: int = 3,
+) -> float:
+    """Seconds of one image of ``size`` through the given bricks here, in batches: the median."""
+    device = next(stack.parameters()).device
+    noisy = torch.zeros(batch, stack.spec.channels, *size, device=device)
+    sigma = torch.ones(batch, device=device)
+    seconds = []
+    for _ in range(repeats + 1):
+        began = time.perf_counter()
+        estimate = stack(noisy, sigma, bricks=bricks)
+        estimate[0, 0, 0, 0].item()  # waits for the device
+        seconds.append(time.perf_counter() - began)
+    return median(seconds[1:]) / batch
 
 
 class Meter:

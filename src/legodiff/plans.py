@@ -1,0 +1,128 @@
+"""The dial of a model: the best ways to draw at every cost, found once and kept beside the weights.
+
+``legodiff.planning`` finds them.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from legodiff import store
+from legodiff.sampling import Method
+
+FILE = "plans.json"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One way to draw, what it costs, and how far it is from the full method."""
+
+    method: Method
+    flops: int
+    """Of an image of the training size."""
+    error: float
+    """Root of the mean squared difference to the full method's images of the same seeds, in
+    deviations of the data. Measured."""
+    predicted: float | None = None
+    """What the planner expected that to be; None for what it did not plan."""
+    milliseconds: float | None = None
+    """Of an image, on the machine and in the batches it was measured with."""
+    kind: str = "planned"
+    """Or "full", "fewer steps", "paper"."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The trade-off of a model for one full method."""
+
+    model: str
+    """Fingerprint of the model."""
+    full: Point
+    images: int
+    """How many it was measured on."""
+    machine: str
+    """Where the milliseconds were measured, and in which batches."""
+    points: tuple[Point, ...]
+    """By rising cost; each errs less than those before it. The last is the full method."""
+    rivals: tuple[Point, ...] = ()
+    """What the planner is compared with: the paper's break points, and only fewer steps."""
+
+    def within(self, budget: float) -> Point:
+        """The point of least error within a share of the full FLOPs.
+
+        Raises ValueError, naming the cheapest, if there is none.
+        """
+        if not 0 < budget <= 1:
+            raise ValueError(f"budget is {budget}; it is a share of the full FLOPs, in (0, 1]")
+        fitting = [point for point in self.points if point.flops <= budget * self.full.flops]
+        if not fitting:
+            least = self.points[0].flops / self.full.flops
+            raise ValueError(f"budget {budget} is too small: the cheapest plan takes {least:.3f}")
+        return fitting[-1]
+
+    def within_milliseconds(self, budget: float, clock: Callable[[Method], float]) -> Point:
+        """The point of least error within a time for an image, as ``clock`` tells it.
+
+        Raises ValueError, naming the fastest, if there is none.
+        """
+        times = [clock(point.method) for point in self.points]
+        fitting = [p for p, time in zip(self.points, times, strict=True) if time <= budget]
+        if not fitting:
+            raise ValueError(
+                f"budget {budget:g}ms is too small: the fastest plan takes {min(times):.3g}ms an "
+                "image here"
+            )
+        return fitting[-1]
+
+    def to_dict(self) -> dict[str, Any]:
+        def plain(point: Point) -> dict[str, Any]:
+            return {**asdict(point), "method": point.method.to_dict()}
+
+        return {
+            "model": self.model,
+            "images": self.images,
+            "machine": self.machine,
+            "full": plain(self.full),
+            "points": [plain(point) for point in self.points],
+            "rivals": [plain(point) for point in self.rivals],
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Curve":
+        """The inverse of ``to_dict``. Raises ValueError for anything else."""
+
+        def point(values: Mapping[str, Any]) -> Point:
+            return store.build(
+                Point, "plan", {**values, "method": Method.from_dict(values["method"])}
+            )
+
+        lists = {name: tuple(map(point, values[name])) for name in ("points", "rivals")}
+        return store.build(cls, "plans", {**values, "full": point(values["full"]), **lists})
+
+
+def parse_milliseconds(text: str) -> float:
+    """ "50ms" or "1.5s" in milliseconds. Raises ValueError for anything else."""
+    found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)(ms|s)", text.strip())
+    if not found or not float(found[1]):
+        raise ValueError(f"budget {text!r}: give a share such as 0.5, or a time such as 50ms")
+    return float(found[1]) * (1e3 if found[2] == "s" else 1)
+
+
+def write_curves(folder: Path, curves: Sequence[Curve]) -> None:
+    """Writes ``plans.json`` into a model folder."""
+    text = json.dumps({"curves": [curve.to_dict() for curve in curves]}, indent=1)
+    store.write_atomically(folder / FILE, text.encode())
+
+
+def read_curves(folder: Path) -> tuple[Curve, ...]:
+    """The curves of a model folder; none if nothing was planned. Raises ValueError."""
+    path = folder / FILE
+    if not path.is_file():
+        return ()
+    try:
+        return tuple(map(Curve.from_dict, json.loads(path.read_text())["curves"]))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); run legodiff plan {folder}") from error
