@@ -28,6 +28,7 @@ ALLOWED = {
         *("noise", "store", "model", "diffusion", "data", "vae", "codec", "pictures"),
         *("config", "sampling", "pipeline"),
     },
+    "output": {"store", "codec", "pictures", "pipeline", "sampling", "train"},
     "evaluate": {"data", "pipeline", "model"},
     "demo": {
         *("store", "model", "diffusion", "data", "codec", "pictures"),

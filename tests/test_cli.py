@@ -213,7 +213,7 @@ def test_stopping_is_quiet(call, monkeypatch, model, tmp_path):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(LegoPipeline, "__call__", stop)
+    monkeypatch.setattr(LegoPipeline, "render", stop)
     code, _, err = call("sample", model, "--out", tmp_path / "out")
     assert code == 130
     assert "Traceback" not in err
@@ -243,7 +243,7 @@ def test_too_little_memory_is_one_line(call, monkeypatch, model, tmp_path, error
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(LegoPipeline, "__call__", fail)
+    monkeypatch.setattr(LegoPipeline, "render", fail)
     code, _, err = call("sample", model, "--out", tmp_path / "out")
     assert code == 2
     assert err.startswith("error: not enough memory")
@@ -253,6 +253,6 @@ def test_an_error_of_ours_keeps_its_traceback(call, monkeypatch, model, tmp_path
     def fail(*_, **__):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(LegoPipeline, "__call__", fail)
+    monkeypatch.setattr(LegoPipeline, "render", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         call("sample", model, "--out", tmp_path / "out")

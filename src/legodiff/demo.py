@@ -100,7 +100,7 @@ def run_demo(run: Path, seed: int, device: torch.device, show: Show) -> Report:
     train_seconds = time.perf_counter() - began
 
     every = SkipPlan.full(len(spec.bricks))
-    plan = pipe.budget_plan(BUDGET, Method(every, STEPS))
+    plan = pipe.within(Method(every, STEPS), BUDGET).plan
     alone = SkipPlan(((0.0, (0,)),))
     kinds = [("all bricks", every), ("bricks skipped", plan), ("lowest brick", alone)]
     rows: list[Row] = []

@@ -61,12 +61,31 @@ def captioned(panels: Sequence[tuple[str, Image.Image]], margin: int = 16) -> Im
     return sheet
 
 
+def animation(path: Path, frames: Sequence[Image.Image], milliseconds: int = 120) -> None:
+    """Writes frames as an endless GIF or WebP, by the suffix; the last one stays for a second."""
+    times = [milliseconds] * (len(frames) - 1) + [1000]
+    buffer = io.BytesIO()
+    kind = path.suffix[1:].upper()
+    more = {"lossless": True} if kind == "WEBP" else {}
+    frames[0].save(
+        buffer,
+        format=kind,
+        save_all=True,
+        append_images=frames[1:],
+        duration=times,
+        loop=0,
+        **more,
+    )
+    write_atomically(path, buffer.getvalue())
+
+
 def table_of_images(
-    rows: Sequence[tuple[str, Sequence[Image.Image]]], columns: Sequence[str], title: str
+    rows: Sequence[tuple[str, Sequence[Image.Image | None]]], columns: Sequence[str], title: str
 ) -> Image.Image:
-    """Images in a table with a caption for each row and each column."""
-    zoom = max(1, 64 // min(rows[0][1][0].size))
-    width, height = (side * zoom for side in rows[0][1][0].size)
+    """Images in a table with a caption for each row and each column; None leaves a place empty."""
+    first = next(image for _, images in rows for image in images if image is not None)
+    zoom = max(1, 64 // min(first.size))
+    width, height = (side * zoom for side in first.size)
     font, gap, margin, head = ImageFont.load_default(size=14), 4, 16, 76
     pen = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     left = margin + int(max(pen.textlength(caption, font=font) for caption, _ in rows)) + 12
@@ -85,6 +104,8 @@ def table_of_images(
         y = head + row * (height + gap)
         pen.text((margin, y + height / 2), caption, font=font, fill=INK, anchor="lm")
         for number, image in enumerate(images):
+            if image is None:
+                continue
             tile = image.convert("RGB").resize((width, height), Image.Resampling.NEAREST)
             sheet.paste(tile, (left + number * (width + gap), y))
     return sheet

@@ -4,7 +4,7 @@ import hashlib
 import json
 import operator
 import os
-from bisect import bisect_left
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,10 +20,10 @@ from legodiff.diffusion import Denoise
 from legodiff.diffusion.guidance import EVERYWHERE
 from legodiff.diffusion.samplers import SAMPLERS
 from legodiff.diffusion.skipping import SkipPlan
-from legodiff.model.cost import Meter, subset_seconds
+from legodiff.model.cost import Meter, Watch, subset_seconds
 from legodiff.model.stack import LegoStack
 from legodiff.plans import Curve, parse_milliseconds, read_curves, write_curves
-from legodiff.sampling import Method, Sampling
+from legodiff.sampling import Method, Sampling, paper_plan, paper_within
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ class Samples:
     """Network evaluations per image; guidance takes two for each call of the denoiser."""
     flops: int
     """FLOPs per image of the bricks that ran, 2 x multiply-accumulates."""
+    seconds: float
+    """Per image, in the batches they were drawn in."""
     method: Method
     """How they were drawn."""
 
@@ -138,9 +140,7 @@ class LegoPipeline:
 
         Raises ValueError, in one line, for arguments that cannot be.
         """
-        canvas = self.stack.spec.image_size if size is None else (int(size[0]), int(size[1]))
-        self.stack.spec.check_canvas(canvas)
-        method = Method(
+        full = Method(
             plan=SkipPlan.full(len(self.stack.spec.bricks)),
             steps=steps,
             sampler=sampler,
@@ -149,30 +149,89 @@ class LegoPipeline:
             interval=guidance_interval,
             self_guidance=self_guidance,
         )
-        indices, seeds = self._pair(labels, seeds)
-        self.check_guidance(guidance)
-        if guidance != 1 and set(indices) == {None}:
+        method = self.within(full, budget, plan, size, batch)
+        return self.render(method, labels, seeds, size, batch, on_progress, preview)
+
+    def within(
+        self,
+        full: Method,
+        budget: float | str | None = None,
+        plan: SkipPlan | None = None,
+        size: tuple[int, int] | None = None,
+        batch: int = 16,
+    ) -> Method:
+        """A method with all bricks, or what is left of it by a plan or within a budget.
+
+        The arguments are those of calling the pipeline.
+        """
+        count = len(self.stack.spec.bricks)
+        if budget is not None and plan is not None:
+            raise ValueError("give a budget or a plan, not both")
+        if plan is not None:
+            if any(max(bricks) >= count for _, bricks in plan.bands):
+                raise ValueError(f"the plan names a brick that this stack of {count} has not")
+            return replace(full, plan=plan)
+        if budget is None:
+            return full
+        canvas, curve = self._canvas(size), self.curve(full)
+        if isinstance(budget, str):
+            milliseconds = parse_milliseconds(budget)
+            if curve is None:
+                raise ValueError(
+                    f"budget {budget}: a time needs plans for this sampler, steps and guidance; "
+                    "run legodiff plan first"
+                )
+            return curve.within_milliseconds(milliseconds, self.clock(canvas, batch)).method
+        if curve is None:
+            return paper_within(full, budget, self.sampling, self.stack.spec, canvas)
+        return curve.within(budget).method
+
+    def render(
+        self,
+        method: Method,
+        labels: Sequence[int | str | None] | int | str | None = None,
+        seeds: Sequence[int] | int | None = None,
+        size: tuple[int, int] | None = None,
+        batch: int = 16,
+        on_progress: Callable[[float], None] | None = None,
+        preview: bool = False,
+        watch: Watch | None = None,
+    ) -> Samples:
+        """Draws one image for each seed by a method; the other arguments are those of calling.
+
+        ``watch`` is told of every evaluation: noise level, bricks, and the estimate of each.
+        """
+        canvas = self._canvas(size)
+        indices, numbers = self._pair(labels, seeds)
+        self.check_guidance(method.guidance)
+        if method.guidance != 1 and set(indices) == {None}:
             raise ValueError("guidance needs labels to guide towards")
         if batch < 1:
             raise ValueError(f"batch is {batch}; it must be 1 or more")
-        method = self._within(budget, plan, method, canvas, min(batch, len(seeds)))
         if not preview:
             self.codec.prepare()
         decode = self.codec.decode if self.codec.ready else self.codec.preview
 
-        meter = Meter(self.stack)
+        meter = Meter(self.stack, watch)
         denoise = method.denoiser(meter, self.stack.spec.classes)
         images: list[Image.Image] = []
-        for start in range(0, len(seeds), batch):
+        began = time.perf_counter()
+        for start in range(0, len(numbers), batch):
             part = slice(start, start + batch)
-            on_step = _images_done(on_progress, start, len(seeds[part]), steps)
-            drawn = self.draw(denoise, indices[part], seeds[part], method, canvas, on_step)
+            on_step = _images_done(on_progress, start, len(numbers[part]), method.steps)
+            drawn = self.draw(denoise, indices[part], numbers[part], method, canvas, on_step)
             if not drawn.isfinite().all():
                 raise ValueError("the model drew values that are not finite; is it broken?")
             images += to_pil(decode(drawn))
-        count = len(seeds)
+        count = len(numbers)
         return Samples(
-            images, seeds, indices, meter.evaluations // count, meter.flops // count, method
+            images,
+            numbers,
+            indices,
+            meter.evaluations // count,
+            meter.flops // count,
+            (time.perf_counter() - began) / count,
+            method,
         )
 
     @torch.no_grad()
@@ -216,40 +275,8 @@ class LegoPipeline:
         )
 
     def paper_plan(self, fraction: float, steps: int, sampler: str = "heun") -> SkipPlan:
-        """The paper's rule: leave out the top brick in a fraction of the steps.
-
-        The last steps (low noise) if that brick covers the whole image, as in progressive growth;
-        the first ones (high noise) if it is a patch-brick, as in progressive refinement.
-        """
-        bricks = self.stack.spec.bricks
-        rule = SkipPlan.skip_low_noise if bricks[-1].is_image else SkipPlan.skip_high_noise
-        return rule(len(bricks), fraction, self.sampling.sigmas(steps, sampler))
-
-    def budget_plan(
-        self, budget: float, method: Method, size: tuple[int, int] | None = None
-    ) -> SkipPlan:
-        """The paper's rule with the least skipping that keeps to a share of the FLOPs of a method.
-
-        Raises ValueError, naming the cheapest plan, if none does.
-        """
-        spec, canvas = self.stack.spec, size or self.stack.spec.image_size
-        if not 0 < budget <= 1:
-            raise ValueError(f"budget is {budget}; it is a share of the full FLOPs, in (0, 1]")
-        steps, full = method.steps, SkipPlan.full(len(spec.bricks))
-        plans = range(steps + 1 if len(spec.bricks) > 1 else 1)
-
-        def plan(skipped: int) -> SkipPlan:
-            return self.paper_plan(skipped / steps, steps, method.sampler) if skipped else full
-
-        def flops(skipped: int) -> int:
-            return replace(method, plan=plan(skipped)).flops(self.sampling, spec, canvas)
-
-        most = flops(0)
-        best = bisect_left(plans, -budget * most, key=lambda skipped: -flops(skipped))
-        if best == len(plans):
-            least = flops(plans[-1]) / most
-            raise ValueError(f"budget {budget} is too small: the cheapest plan takes {least:.3f}")
-        return plan(best)
+        """The paper's rule: leave out the top brick in a fraction of the steps."""
+        return paper_plan(self.stack.spec, self.sampling.sigmas(steps, sampler), fraction)
 
     def label_index(self, label: Any) -> int | None:
         """The class index of an index or a name, checked; None, and no class, stay None."""
@@ -363,36 +390,12 @@ class LegoPipeline:
                 "use guidance=1"
             )
 
-    def _within(
-        self,
-        budget: float | str | None,
-        plan: SkipPlan | None,
-        full: Method,
-        size: tuple[int, int],
-        batch: int,
-    ) -> Method:
-        """The full method, or what is left of it by a plan or within a budget."""
-        count = len(self.stack.spec.bricks)
-        if budget is not None and plan is not None:
-            raise ValueError("give a budget or a plan, not both")
-        if plan is not None:
-            if any(max(bricks) >= count for _, bricks in plan.bands):
-                raise ValueError(f"the plan names a brick that this stack of {count} has not")
-            return replace(full, plan=plan)
-        if budget is None:
-            return full
-        curve = self.curve(full)
-        if isinstance(budget, str):
-            milliseconds = parse_milliseconds(budget)
-            if curve is None:
-                raise ValueError(
-                    f"budget {budget}: a time needs plans for this sampler, steps and guidance; "
-                    "run legodiff plan first"
-                )
-            return curve.within_milliseconds(milliseconds, self.clock(size, batch)).method
-        if curve is None:
-            return replace(full, plan=self.budget_plan(budget, full, size))
-        return curve.within(budget).method
+    def _canvas(self, size: tuple[int, int] | None) -> tuple[int, int]:
+        """The size of a canvas, checked."""
+        spec = self.stack.spec
+        canvas = spec.image_size if size is None else (int(size[0]), int(size[1]))
+        spec.check_canvas(canvas)
+        return canvas
 
     def curve(self, full: Method) -> Curve | None:
         """What ``legodiff plan`` found for a full method, if it did.

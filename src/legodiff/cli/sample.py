@@ -1,5 +1,8 @@
 """``legodiff sample``"""
 
+from contextlib import nullcontext
+from functools import partial
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,16 +18,16 @@ from legodiff.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
+    from legodiff.output import Order
     from legodiff.pipeline import LegoPipeline
+    from legodiff.sampling import Method
 
 SHOWN = 400  # images in a grid, at most
 
 
 def sample(
     run: Annotated[str, typer.Argument(help="Run or model folder, or a Hub id.")],
-    out: Annotated[Path, typer.Option(help="Folder for the images.")],
+    out: Annotated[Path, typer.Option(help="Folder for PNG files, or a file ending in .npz.")],
     labels: Annotated[
         str | None, typer.Option(help="Classes, taken in turn: 0-9, or 3,5, or names, or none.")
     ] = None,
@@ -33,99 +36,210 @@ def sample(
         int | None, typer.Option(help="Images of each class, with seeds from 0.", min=1)
     ] = None,
     steps: Annotated[int, typer.Option(help="Steps of the sampler.", min=1)] = 18,
+    sampler: Annotated[str, typer.Option(help="heun, euler, dpmpp_2m, ddpm or ddim.")] = "heun",
     guidance: Annotated[float, typer.Option(help="Classifier-free guidance; 1 is none.")] = 1.0,
-    sampler: Annotated[str, typer.Option(help="heun.")] = "heun",
+    guidance_interval: Annotated[
+        str | None, typer.Option(help="Noise levels with guidance, as FROM,TO: 0.2,5.")
+    ] = None,
+    self_guidance: Annotated[
+        float, typer.Option(help="Guidance by the lowest brick, at no cost; 1 is none.")
+    ] = 1.0,
     skip: Annotated[
         float | None, typer.Option(help="Share of the steps without the top brick, 0 to 1.")
     ] = None,
     budget: Annotated[
-        float | None, typer.Option(help="Share of the full FLOPs to stay within, up to 1.")
+        str | None,
+        typer.Option(help="Share of the full FLOPs, 0.5, or time for an image, 50ms."),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help="Of the sampler: churn=10, s_min, s_max, s_noise; eta=0.5. Repeatable."),
     ] = None,
     size: Annotated[
-        str | None, typer.Option(help="Canvas as HEIGHTxWIDTH; the training size by default.")
+        str | None, typer.Option(help="HEIGHTxWIDTH of the images; the training size by default.")
     ] = None,
     batch: Annotated[int, typer.Option(help="Images drawn at a time.", min=1)] = 16,
+    show: Annotated[
+        str | None,
+        typer.Option(help="refinement: also a picture of each brick's estimates over the noise."),
+    ] = None,
+    animate: Annotated[
+        str | None, typer.Option(help="gif or webp: also an animation of the first images.")
+    ] = None,
     weights: Annotated[
         str, typer.Option(help="ema: their average; raw: as they were last.")
     ] = "ema",
     vae: Annotated[
         str | None, typer.Option(help="VAE of a model of latents: a folder or Hub id.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace images of the same name.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
     device: DeviceOption = "auto",
 ) -> None:
-    """Draw images: one PNG for each seed, and a grid of them all."""
-    from legodiff import __version__
+    """Draw images: a PNG for each seed and a grid of them, or one NPZ.
+
+    A call that was stopped goes on where it was. Several processes share the seeds:
+    torchrun --nproc-per-node 8 -m -- legodiff sample ...
+    """
+    from legodiff import output
     from legodiff.diffusion.skipping import SkipPlan
-    from legodiff.pictures import grid, save_png
     from legodiff.pipeline import LegoPipeline
     from legodiff.sampling import Method
+    from legodiff.train.distributed import joined
 
-    pipe = LegoPipeline.from_pretrained(run, choose_device(device), vae, weights)
-    method = Method(SkipPlan.full(len(pipe.stack.spec.bricks)), steps, sampler, guidance=guidance)
-    chosen = _parse_labels(labels, pipe)
-    if seeds is not None and per_class is not None:
-        raise ValueError("give --seeds or --per-class, not both")
-    default = f"0-{len(chosen) * (per_class or 1) - 1}"
-    numbers = parse_numbers("--seeds", default if seeds is None else seeds)
-    if len(set(numbers)) < len(numbers):
-        raise ValueError(f"--seeds {seeds}: a seed stands there twice, and names one file")
-    if skip is not None and budget is not None:
-        raise ValueError("give --skip or --budget, not both")
-    count, canvas = len(numbers), parse_size(size)
-    pipe.stack.spec.check_canvas(canvas or pipe.stack.spec.image_size)
-    plan = None
-    if skip is not None:
-        plan = pipe.paper_plan(skip, steps, sampler)
-    elif budget is not None:
-        plan = pipe.budget_plan(budget, method, canvas)
-    if blocked := [path for path in (out, *out.parents) if path.is_file()]:
-        raise ValueError(f"{blocked[0]} is a file; --out must be a folder")
-    files = [out / f"{seed:06d}.png" for seed in numbers] + [out / "grid.png"]
-    taken = [path for path in files if path.exists()]
-    if taken and not overwrite:
-        raise ValueError(f"{taken[0]} exists already; add --overwrite or choose another --out")
+    with joined(choose_device(device)) as world:
+        pipe = LegoPipeline.from_pretrained(run, world.device, vae, weights)
+        chosen = _parse_labels(labels, pipe)
+        if seeds is not None and per_class is not None:
+            raise ValueError("give --seeds or --per-class, not both")
+        default = f"0-{len(chosen) * (per_class or 1) - 1}"
+        numbers = parse_numbers("--seeds", default if seeds is None else seeds)
+        if len(set(numbers)) < len(numbers):
+            raise ValueError(f"--seeds {seeds}: a seed stands there twice, and names one file")
+        if skip is not None and budget is not None:
+            raise ValueError("give --skip or --budget, not both")
+        full = Method(
+            plan=SkipPlan.full(len(pipe.stack.bricks)),
+            steps=steps,
+            sampler=sampler,
+            options=_parse_options(option or []),
+            guidance=guidance,
+            interval=_parse_interval(guidance_interval),
+            self_guidance=self_guidance,
+        )
+        canvas = parse_size(size) or pipe.stack.spec.image_size
+        pipe.stack.spec.check_canvas(canvas)
+        plan = None if skip is None else pipe.paper_plan(skip, steps, sampler)
+        method = pipe.within(full, _parse_budget(budget), plan, canvas, min(batch, len(numbers)))
+        order = output.Order(
+            pipe=pipe,
+            method=world.share(method),  # a time is measured, and each process would find its own
+            seeds=numbers,
+            labels=[chosen[position % len(chosen)] for position in range(len(numbers))],
+            size=canvas,
+            batch=batch,
+            weights=weights,
+        )
+        _check_order(order, out, show, animate)
+        archive = out.suffix == ".npz"
+        write = output.write_parts if archive else output.write_folder
+        with progress() if world.leads else nullcontext(_nothing) as bar:
+            mine = write(order, out, overwrite, world, partial(bar, "drawing"))
+        drawn = world.gather(mine)  # and everyone is done
+        if not world.leads:
+            return
+        if archive:
+            output.join_parts(order, out)
+        _pictures(order, out, len(chosen), show, animate)
+        about = order.about
+        say(
+            f"{len(numbers)} images in {out}, and {_beside(out, 'grid.png')}: {about['nfe']} "
+            f"evaluations and {about['flops'] / 1e9:.3g} GFLOPs for each"
+        )
+        if budget is not None:
+            say(_about_plan(pipe, full, order, drawn))
 
-    asked = [chosen[position % len(chosen)] for position in range(count)]
-    images: list[Image] = []
-    with progress() as show:
-        for start in range(0, count, batch):
-            part = slice(start, start + batch)
-            samples = pipe(
-                labels=asked[part],
-                seeds=numbers[part],
-                steps=steps,
-                guidance=guidance,
-                sampler=sampler,
-                plan=plan,
-                size=canvas,
-                batch=batch,
-                on_progress=lambda done, start=start: show("drawing", start + done, count),  # type: ignore[misc]
-            )
-            how = {
-                "software": f"legodiff {__version__}",
-                "model": pipe.fingerprint,
-                "weights": weights,
-                "sampler": sampler,
-                "steps": steps,
-                "guidance": guidance,
-                "plan": samples.plan.to_dict(),
-                "nfe": samples.nfe,
-                "flops": samples.flops,
-            }
-            for image, seed, label in zip(
-                samples.images, samples.seeds, samples.labels, strict=True
-            ):
-                name = pipe.class_names[label] if label is not None and pipe.class_names else None
-                about = {"seed": seed, "label": label, "class": name, **how}
-                save_png(out / f"{seed:06d}.png", image, about)
-            images += samples.images[: max(0, SHOWN - len(images))]
-    columns = len(chosen) if len(chosen) > 1 else max(1, round(count**0.5))
-    save_png(out / "grid.png", grid(images, min(columns, len(images))), how)
-    say(
-        f"{count} images in {out}, and {out / 'grid.png'}: {samples.nfe} evaluations and "
-        f"{samples.flops / 1e9:.3g} GFLOPs for each"
+
+def _check_order(order: "Order", out: Path, show: str | None, animate: str | None) -> None:
+    """Raises ValueError for what would otherwise show after the drawing."""
+    if blocked := [path for path in (out.parent, *out.parent.parents) if path.is_file()]:
+        raise ValueError(f"{blocked[0]} is a file; it must be a folder")
+    if out.suffix != ".npz" and out.is_file():
+        raise ValueError(f"{out} is a file; --out must be a folder, or end in .npz")
+    if show not in (None, "refinement"):
+        raise ValueError(f"--show {show}: the only choice is refinement")
+    if animate not in (None, "gif", "webp"):
+        raise ValueError(f"--animate {animate}: choose gif or webp")
+    if order.method.guidance != 1 and set(order.labels) == {None}:
+        raise ValueError("guidance needs labels to guide towards")
+
+
+def _about_plan(
+    pipe: "LegoPipeline", full: "Method", order: "Order", drawn: list[tuple[int, float]]
+) -> str:
+    """What a budget bought: predicted and measured."""
+    method, spec = order.method, pipe.stack.spec
+    flops = [m.flops(pipe.sampling, spec, order.size) for m in (method, full)]
+    curve = pipe.curve(full)
+    by = "the paper's rule; legodiff plan finds better" if curve is None else "legodiff plan"
+    bands = " ".join("+".join(map(str, bricks)) for _, bricks in reversed(method.plan.bands))
+    text = (
+        f"plan (by {by}): {method.steps} of {full.steps} steps, bricks {bands} from high noise to "
+        f"low, {flops[0] / flops[1]:.1%} of the full FLOPs"
     )
+    point = None if curve is None else next(p for p in curve.points if p.method == method)
+    if point is not None:
+        text += (
+            f", expected to differ by {point.error:.2g} deviations from the full method's images"
+        )
+    count, seconds = sum(count for count, _ in drawn), sum(seconds for _, seconds in drawn)
+    if not count:
+        return text
+    if curve is not None and point is not None:
+        text += f"; {point.milliseconds:.3g} ms an image on {curve.machine}"
+    return f"{text}; measured now: {1e3 * seconds / count:.3g} ms"
+
+
+def _pictures(
+    order: "Order", out: Path, classes: int, show: str | None, animate: str | None
+) -> None:
+    """The grid of the first images, and what was asked for beside it."""
+    from legodiff.output import follow, read_images
+    from legodiff.pictures import animation, grid, save_png, table_of_images
+
+    images = list(read_images(out, order, SHOWN))
+    columns = classes if classes > 1 else max(1, round(len(order.seeds) ** 0.5))
+    save_png(_beside(out, "grid.png"), grid(images, min(columns, len(images))), order.about)
+    if show is None and animate is None:
+        return
+    rows, frames = follow(order)
+    if show is not None:
+        levels = next(iter(rows.values()))
+        title = f"What each brick makes of seed {order.seeds[0]}, by noise level sigma"
+        table = [(name, [levels[at] for at in levels]) for name, levels in rows.items()]
+        captions = [f"{at:.2g}" for at in levels]
+        save_png(_beside(out, "refinement.png"), table_of_images(table, captions, title))
+    if animate is not None:
+        animation(_beside(out, f"sampling.{animate}"), [grid(frame, 4) for frame in frames])
+
+
+def _beside(out: Path, name: str) -> Path:
+    """A picture in the folder, or beside the archive with its name in front."""
+    return out.with_name(f"{out.stem}-{name}") if out.suffix == ".npz" else out / name
+
+
+def _nothing(*_: object) -> None:
+    """What a process shows that does not speak for all."""
+
+
+def _parse_budget(text: str | None) -> float | str | None:
+    """A share as a number; a time as it is."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
+
+
+def _parse_interval(text: str | None) -> tuple[float, float]:
+    """ "0.2,5" to (0.2, 5.0); everywhere if there is none."""
+    try:
+        low, high = (0.0, inf) if text is None else map(float, text.split(","))
+    except ValueError:
+        raise ValueError(
+            f"--guidance-interval {text}: write two noise levels, such as 0.2,5"
+        ) from None
+    return low, high
+
+
+def _parse_options(words: list[str]) -> dict[str, float]:
+    """["churn=10"] to {"churn": 10.0}."""
+    options = {}
+    for word in words:
+        name, _, value = word.partition("=")
+        try:
+            options[name] = float(value)
+        except ValueError:
+            raise ValueError(f"--option {word}: write NAME=NUMBER, such as churn=10") from None
+    return options
 
 
 def _parse_labels(text: str | None, pipe: "LegoPipeline") -> list[int | None]:

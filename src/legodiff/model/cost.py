@@ -5,6 +5,7 @@ forward pass, counted on the meta device: on CPU torch's counter leaves out atte
 """
 
 import time
+from collections.abc import Callable
 from functools import lru_cache
 from statistics import median
 
@@ -14,6 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from legodiff.model.spec import StackSpec
 from legodiff.model.stack import LegoStack
+
+Watch = Callable[[float, tuple[int, ...], list[Tensor]], None]
+"""Told of an evaluation: noise level, bricks that ran, their estimates."""
 
 
 @lru_cache(maxsize=256)
@@ -71,10 +75,10 @@ def subset_seconds(
 
 
 class Meter:
-    """A stack that counts, in images, what it is asked to do."""
+    """A stack that counts, in images, what it is asked to do, and lets it be watched."""
 
-    def __init__(self, stack: LegoStack) -> None:
-        self.stack = stack
+    def __init__(self, stack: LegoStack, watch: Watch | None = None) -> None:
+        self.stack, self.watch = stack, watch
         self.evaluations = self.flops = 0
 
     def __call__(
@@ -88,4 +92,7 @@ class Meter:
         size = (noisy.shape[2], noisy.shape[3])
         self.evaluations += len(noisy)
         self.flops += len(noisy) * subset_flops(self.stack.spec, bricks, size)
-        return self.stack.estimates(noisy, sigma, labels, bricks)
+        estimates = self.stack.estimates(noisy, sigma, labels, bricks)
+        if self.watch is not None:
+            self.watch(float(sigma[0]), bricks, estimates)
+        return estimates
