@@ -9,7 +9,7 @@ from legodiff import LegoPipeline, LegoStack, SkipPlan, preset
 from legodiff.codec import PixelCodec
 from legodiff.diffusion.samplers import heun
 from legodiff.model.cost import subset_flops
-from legodiff.sampling import Sampling
+from legodiff.sampling import Method, Sampling
 
 
 def pipeline(name="tiny-pr-16", classes=3, dropout=0.1, channels=1):
@@ -118,7 +118,21 @@ def test_labels_and_seeds_pair_up(pipe):
 
 
 def test_other_canvases(pipe):
-    assert pipe(labels=0, seeds=0, steps=1, size=(24, 40)).images[0].size == (40, 24)
+    small = pipe(labels=0, seeds=0, steps=2, size=(8, 16))
+    assert small.images[0].size == (16, 8)
+    assert small.flops == 3 * subset_flops(pipe.stack.spec, (0, 1, 2), (8, 16))
+    large = pipe(labels=0, seeds=[0, 1], steps=2, size=(24, 44))
+    assert large.images[0].size == (44, 24)
+    method = Method(SkipPlan.full(3), 2)
+    places = [
+        len(pipe.windows((24, 44)).places((24, 44), sigma))
+        for sigma in method.levels(pipe.sampling)
+    ]
+    assert large.nfe == sum(places)
+    assert large.flops == sum(places) * subset_flops(pipe.stack.spec, (0, 1, 2), (16, 16))
+    assert pipe.cost(method, (24, 44)) == (large.nfe, large.flops)
+    alone = pipe(labels=0, seeds=1, steps=2, size=(24, 44), batch=3)
+    assert np.abs(arrays(alone)[0] - arrays(large)[1]).max() <= 1
 
 
 def test_colour_images(pipe):
@@ -139,7 +153,7 @@ def test_colour_images(pipe):
         ({"seeds": 2**63}, "a seed must be"),
         ({"steps": 0}, "steps is 0"),
         ({"sampler": "magic"}, "unknown sampler 'magic'; choose from heun"),
-        ({"size": (16, 20)}, "16x20 does not fit"),
+        ({"size": (16, 18)}, "16x18 does not fit these bricks: 4 must divide"),
         ({"budget": 0.0}, "budget is 0.0"),
         ({"budget": 0.5, "plan": SkipPlan.full(3)}, "a budget or a plan"),
         ({"plan": SkipPlan.full(4)}, "a brick that this stack of 3 has not"),

@@ -36,6 +36,10 @@ class Codec(Protocol):
     def preview(self, images: Tensor, /) -> Tensor:
         """As `decode`, but always possible and quick: latents in false colours, (B, 3, h, w)."""
 
+    @property
+    def factor(self) -> int:
+        """Pixels of the picture along a side of a pixel of the model."""
+
     def check_channels(self, channels: int, /) -> None:
         """Raises ValueError if a model of that many channels cannot use this codec."""
 
@@ -95,6 +99,10 @@ class PixelCodec:
     @property
     def ready(self) -> bool:
         return True
+
+    @property
+    def factor(self) -> int:
+        return 1
 
     def prepare(self) -> None:
         """There is nothing to fetch."""
@@ -211,6 +219,10 @@ class LatentCodec:
         values = _of_kind("latents", values)
         vae = build(VaeSpec, "codec: vae", values.get("vae"))
         return build(cls, "codec", {**values, "vae": vae})
+
+    @property
+    def factor(self) -> int:
+        return self.vae.downsampling
 
     @property
     def ready(self) -> bool:

@@ -37,21 +37,21 @@ class Order:
     seeds: Sequence[int]
     labels: Sequence[int | None]
     size: tuple[int, int]
+    """Of the pictures, (height, width)."""
     batch: int
     weights: str = "ema"
 
     @cached_property
     def about(self) -> dict[str, Any]:
         """What all images have in common, for their metadata."""
-        flops = self.method.flops(self.pipe.sampling, self.pipe.stack.spec, self.size)
-        levels = self.method.levels(self.pipe.sampling)
+        nfe, flops = self.pipe.cost(self.method, self.pipe.canvas(self.size))
         return {
             "software": f"legodiff {__version__}",
             "model": self.pipe.fingerprint,
             "weights": self.weights,
             "size": list(self.size),
             **self.method.to_dict(),
-            "nfe": sum(map(self.method.evaluations, levels)),
+            "nfe": nfe,
             "flops": flops,
         }
 
@@ -167,9 +167,7 @@ def join_parts(order: Order, out: Path) -> None:
     """
     parts, count = _parts(out), len(order.seeds)
     files = [_part(parts, start) for start in range(0, count, order.batch)]
-    pixels = sum(file.stat().st_size for file in files)
-    side = order.size
-    height, width = _pixel_size(pixels // count // 3, side)
+    height, width = order.size
     labels = np.array([-1 if label is None else label for label in order.labels], np.int64)
     temporary = out.with_name(f".{out.name}.part")
     try:
@@ -186,12 +184,6 @@ def join_parts(order: Order, out: Path) -> None:
         temporary.unlink(missing_ok=True)
         raise
     shutil.rmtree(parts)
-
-
-def _pixel_size(area: int, size: tuple[int, int]) -> tuple[int, int]:
-    """Pixels of an image of ``area``: of the canvas, or as much larger as a VAE makes it."""
-    scale = round((area / (size[0] * size[1])) ** 0.5)
-    return size[0] * scale, size[1] * scale
 
 
 def read_images(out: Path, order: Order, most: int) -> Iterator[Image.Image]:

@@ -17,10 +17,11 @@ from torch import Tensor
 from legodiff import store
 from legodiff.codec import Codec, LatentCodec, PixelCodec, codec_from_dict, to_pil
 from legodiff.diffusion import Denoise
+from legodiff.diffusion.canvas import Regions, Windows, windowed
 from legodiff.diffusion.guidance import EVERYWHERE
 from legodiff.diffusion.samplers import SAMPLERS
 from legodiff.diffusion.skipping import SkipPlan
-from legodiff.model.cost import Meter, Watch, subset_seconds
+from legodiff.model.cost import Meter, Watch, subset_flops, subset_seconds
 from legodiff.model.stack import LegoStack
 from legodiff.plans import Curve, parse_milliseconds, read_curves, write_curves
 from legodiff.sampling import Method, Sampling, paper_plan, paper_within
@@ -129,7 +130,8 @@ class LegoPipeline:
                 Without such a plan a share is kept to by the paper's rule, with as few steps
                 without the top brick as it takes.
             plan: which bricks to run at which noise level; not together with ``budget``.
-            size: (height, width) of the canvas; by default the training size.
+            size: (height, width) of the images; by default the training size. Larger ones are drawn
+                in windows of that size; see ``render`` for how.
             guidance_interval: noise levels (from, to) at which there is guidance.
             self_guidance: scale of guidance by the lowest brick's own estimate; 1 is none. It costs
                 nothing and needs no classes.
@@ -173,7 +175,7 @@ class LegoPipeline:
             return replace(full, plan=plan)
         if budget is None:
             return full
-        canvas, curve = self._canvas(size), self.curve(full)
+        canvas, curve = self.stack.spec.image_size, self.curve(full)
         if isinstance(budget, str):
             milliseconds = parse_milliseconds(budget)
             if curve is None:
@@ -195,16 +197,21 @@ class LegoPipeline:
         batch: int = 16,
         on_progress: Callable[[float], None] | None = None,
         preview: bool = False,
+        windows: Windows | None = None,
+        regions: Regions | None = None,
         watch: Watch | None = None,
     ) -> Samples:
         """Draws one image for each seed by a method; the other arguments are those of calling.
 
-        ``watch`` is told of every evaluation: noise level, bricks, and the estimate of each.
+        ``windows`` tells how a canvas is looked at that is larger than the training size, and
+        ``regions`` which class is where on it, instead of ``labels``. ``watch`` is told of every
+        evaluation: noise level, bricks, and the estimate of each.
         """
-        canvas = self._canvas(size)
+        canvas = self.canvas(size)
+        windows = windows or self.windows(canvas)
         indices, numbers = self._pair(labels, seeds)
         self.check_guidance(method.guidance)
-        if method.guidance != 1 and set(indices) == {None}:
+        if method.guidance != 1 and set(indices) == {None} and regions is None:
             raise ValueError("guidance needs labels to guide towards")
         if batch < 1:
             raise ValueError(f"batch is {batch}; it must be 1 or more")
@@ -214,6 +221,8 @@ class LegoPipeline:
 
         meter = Meter(self.stack, watch)
         denoise = method.denoiser(meter, self.stack.spec.classes)
+        if windows is not None:
+            denoise = windowed(denoise, windows, regions)
         images: list[Image.Image] = []
         began = time.perf_counter()
         for start in range(0, len(numbers), batch):
@@ -390,12 +399,53 @@ class LegoPipeline:
                 "use guidance=1"
             )
 
-    def _canvas(self, size: tuple[int, int] | None) -> tuple[int, int]:
-        """The size of a canvas, checked."""
+    def canvas(self, size: tuple[int, int] | None) -> tuple[int, int]:
+        """The canvas of the model for a picture of (height, width) pixels, checked.
+
+        Raises ValueError, naming the nearest size, if a side is not a multiple of the finest brick.
+        """
+        spec, factor = self.stack.spec, self.codec.factor
+        if size is None:
+            return spec.image_size
+        height, width = int(size[0]), int(size[1])
+        step = spec.finest * factor
+        small = height <= spec.image_size[0] * factor and width <= spec.image_size[1] * factor
+        if small:  # no windows: every brick sees all of it
+            step = spec.step * factor
+        if min(height, width) < 1 or height % step or width % step:
+            near = [max(1, round(side / step)) * step for side in (height, width)]
+            raise ValueError(
+                f"a canvas of {height}x{width} does not fit these bricks: {step} must divide both "
+                f"sides; the nearest that fits is {near[0]}x{near[1]}"
+            )
+        return height // factor, width // factor
+
+    def windows(self, canvas: tuple[int, int], **how: Any) -> Windows | None:
+        """How a canvas larger than the training size is looked at; None if it is not larger.
+
+        ``how`` are arguments of ``Windows``. Raises ValueError for those that cannot be.
+        """
         spec = self.stack.spec
-        canvas = spec.image_size if size is None else (int(size[0]), int(size[1]))
-        spec.check_canvas(canvas)
-        return canvas
+        height, width = (min(pair) for pair in zip(canvas, spec.image_size, strict=True))
+        if canvas == (height, width) and not any(how.get("wrap", ())):
+            return None
+        spec.check_canvas((height, width))
+        return Windows((height, width), **how)
+
+    def cost(
+        self, method: Method, canvas: tuple[int, int], windows: Windows | None = None
+    ) -> tuple[int, int]:
+        """Evaluations and FLOPs of an image by a method, with one class, counted beforehand."""
+        windows = windows or self.windows(canvas)
+        nfe = flops = 0
+        for sigma in method.levels(self.sampling):
+            looks, size = 1, canvas
+            if windows is not None:
+                looks, size = len(windows.places(canvas, sigma)), windows.size
+            calls = looks * method.evaluations(sigma)
+            nfe += calls
+            flops += calls * subset_flops(self.stack.spec, method.plan.bricks(sigma), size)
+        return nfe, flops
 
     def curve(self, full: Method) -> Curve | None:
         """What ``legodiff plan`` found for a full method, if it did.

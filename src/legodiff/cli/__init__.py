@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from legodiff.cli.canvas import canvas
 from legodiff.cli.data import app as data
 from legodiff.cli.demo import demo
 from legodiff.cli.info import info
@@ -31,6 +32,9 @@ app.command(
     epilog="Example:  legodiff sample runs/demo --labels 0-9 --per-class 10 --guidance 1.5 "
     "--skip 0.5 --out samples"
 )(sample)
+app.command(epilog="Example:  legodiff canvas runs/photos --size 600x2048 --wrap x --out wide.png")(
+    canvas
+)
 app.command(epilog="Example:  legodiff plan runs/demo --steps 18 --guidance 1.5")(plan)
 app.command(epilog="Example:  legodiff info runs/demo   or   legodiff info lego-s-pg-64")(info)
 app.add_typer(data, name="data")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import inf
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,6 +19,8 @@ from rich.progress import (
 
 if TYPE_CHECKING:
     import torch
+
+    from legodiff.pipeline import LegoPipeline
 
 console = Console()
 MOST_NUMBERS = 10_000_000  # seeds in one call, at most
@@ -74,6 +77,55 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     if not (height.isdecimal() and width.isdecimal()):
         raise ValueError(f"--size {text}: write HEIGHTxWIDTH in pixels, such as 64x128")
     return int(height), int(width)
+
+
+def parse_budget(text: str | None) -> float | str | None:
+    """A share as a number; a time as it is."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
+
+
+def parse_interval(text: str | None) -> tuple[float, float]:
+    """ "0.2,5" to (0.2, 5.0); everywhere if there is none."""
+    try:
+        low, high = (0.0, inf) if text is None else map(float, text.split(","))
+    except ValueError:
+        raise ValueError(
+            f"--guidance-interval {text}: write two noise levels, such as 0.2,5"
+        ) from None
+    return low, high
+
+
+def parse_options(words: list[str]) -> dict[str, float]:
+    """["churn=10"] to {"churn": 10.0}."""
+    options = {}
+    for word in words:
+        name, _, value = word.partition("=")
+        try:
+            options[name] = float(value)
+        except ValueError:
+            raise ValueError(f"--option {word}: write NAME=NUMBER, such as churn=10") from None
+    return options
+
+
+def parse_labels(text: str | None, pipe: "LegoPipeline") -> list[int | None]:
+    """Class indices of "0-2", "3,5", class names or "none"; by default the first 16 classes."""
+    classes = pipe.stack.spec.classes
+    if text is None:
+        return list(range(min(classes, 16))) or [None]
+    labels: list[int | None] = []
+    for part in (part.strip() for part in text.split(",")):
+        if part in pipe.class_names:
+            labels.append(pipe.class_names.index(part))
+        elif part == "none":
+            labels.append(None)
+        elif part[:1].isdecimal():
+            labels += [pipe.label_index(number) for number in parse_numbers("--labels", part)]
+        else:
+            labels.append(pipe.label_index(part))  # which says what the names are
+    return labels
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from contextlib import nullcontext
 from functools import partial
-from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +10,11 @@ import typer
 from legodiff.cli.common import (
     DeviceOption,
     choose_device,
+    parse_budget,
+    parse_interval,
+    parse_labels,
     parse_numbers,
+    parse_options,
     parse_size,
     progress,
     say,
@@ -88,7 +91,7 @@ def sample(
 
     with joined(choose_device(device)) as world:
         pipe = LegoPipeline.from_pretrained(run, world.device, vae, weights)
-        chosen = _parse_labels(labels, pipe)
+        chosen = parse_labels(labels, pipe)
         if seeds is not None and per_class is not None:
             raise ValueError("give --seeds or --per-class, not both")
         default = f"0-{len(chosen) * (per_class or 1) - 1}"
@@ -101,21 +104,20 @@ def sample(
             plan=SkipPlan.full(len(pipe.stack.bricks)),
             steps=steps,
             sampler=sampler,
-            options=_parse_options(option or []),
+            options=parse_options(option or []),
             guidance=guidance,
-            interval=_parse_interval(guidance_interval),
+            interval=parse_interval(guidance_interval),
             self_guidance=self_guidance,
         )
-        canvas = parse_size(size) or pipe.stack.spec.image_size
-        pipe.stack.spec.check_canvas(canvas)
+        canvas = pipe.canvas(parse_size(size))
         plan = None if skip is None else pipe.paper_plan(skip, steps, sampler)
-        method = pipe.within(full, _parse_budget(budget), plan, canvas, min(batch, len(numbers)))
+        method = pipe.within(full, parse_budget(budget), plan, canvas, min(batch, len(numbers)))
         order = output.Order(
             pipe=pipe,
             method=world.share(method),  # a time is measured, and each process would find its own
             seeds=numbers,
             labels=[chosen[position % len(chosen)] for position in range(len(numbers))],
-            size=canvas,
+            size=(canvas[0] * pipe.codec.factor, canvas[1] * pipe.codec.factor),
             batch=batch,
             weights=weights,
         )
@@ -157,8 +159,8 @@ def _about_plan(
     pipe: "LegoPipeline", full: "Method", order: "Order", drawn: list[tuple[int, float]]
 ) -> str:
     """What a budget bought: predicted and measured."""
-    method, spec = order.method, pipe.stack.spec
-    flops = [m.flops(pipe.sampling, spec, order.size) for m in (method, full)]
+    method, canvas = order.method, pipe.canvas(order.size)
+    flops = [pipe.cost(m, canvas)[1] for m in (method, full)]
     curve = pipe.curve(full)
     by = "the paper's rule; legodiff plan finds better" if curve is None else "legodiff plan"
     bands = " ".join("+".join(map(str, bricks)) for _, bricks in reversed(method.plan.bands))
@@ -209,52 +211,3 @@ def _beside(out: Path, name: str) -> Path:
 
 def _nothing(*_: object) -> None:
     """What a process shows that does not speak for all."""
-
-
-def _parse_budget(text: str | None) -> float | str | None:
-    """A share as a number; a time as it is."""
-    try:
-        return None if text is None else float(text)
-    except ValueError:
-        return text
-
-
-def _parse_interval(text: str | None) -> tuple[float, float]:
-    """ "0.2,5" to (0.2, 5.0); everywhere if there is none."""
-    try:
-        low, high = (0.0, inf) if text is None else map(float, text.split(","))
-    except ValueError:
-        raise ValueError(
-            f"--guidance-interval {text}: write two noise levels, such as 0.2,5"
-        ) from None
-    return low, high
-
-
-def _parse_options(words: list[str]) -> dict[str, float]:
-    """["churn=10"] to {"churn": 10.0}."""
-    options = {}
-    for word in words:
-        name, _, value = word.partition("=")
-        try:
-            options[name] = float(value)
-        except ValueError:
-            raise ValueError(f"--option {word}: write NAME=NUMBER, such as churn=10") from None
-    return options
-
-
-def _parse_labels(text: str | None, pipe: "LegoPipeline") -> list[int | None]:
-    """Class indices of "0-2", "3,5", class names or "none"; by default the first 16 classes."""
-    classes = pipe.stack.spec.classes
-    if text is None:
-        return list(range(min(classes, 16))) or [None]
-    labels: list[int | None] = []
-    for part in (part.strip() for part in text.split(",")):
-        if part in pipe.class_names:
-            labels.append(pipe.class_names.index(part))
-        elif part == "none":
-            labels.append(None)
-        elif part[:1].isdecimal():
-            labels += [pipe.label_index(number) for number in parse_numbers("--labels", part)]
-        else:
-            labels.append(pipe.label_index(part))  # which says what the names are
-    return labels

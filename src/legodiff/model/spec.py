@@ -99,6 +99,12 @@ class StackSpec:
         """A canvas fits the stack if this divides both of its sides."""
         return lcm(*(brick.step for brick in self.bricks))
 
+    @property
+    def finest(self) -> int:
+        """Side of the smallest patches; of the tokens, if there is only an image-brick."""
+        sides = [brick.size for brick in self.bricks if isinstance(brick.size, int)]
+        return min(sides, default=min(brick.local for brick in self.bricks))
+
     def nearest_canvas(self, size: tuple[int, int]) -> tuple[int, int]:
         """The canvas nearest to a (height, width) that all bricks divide."""
         height, width = (max(1, round(side / self.step)) * self.step for side in size)

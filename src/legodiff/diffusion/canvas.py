@@ -1,0 +1,241 @@
+"""Canvases larger than a model was trained on: windows of the training size, as a wrapper.
+
+At each noise level the denoiser looks at windows of the canvas, and its estimates are merged where
+they overlap. The sampler sees one denoiser of the whole canvas and takes its steps once, so every
+sampler works, and one window that is the canvas is plain sampling.
+
+Two ways to lay the windows:
+
+- *stride* (MultiDiffusion, Bar-Tal et al. 2023, and the paper): a window every so many pixels, the
+  plain mean where they overlap. A stride of an eighth of the window evaluates every pixel 64 times.
+- *shift* (after SpotDiffusion, Frolov et al. 2024): windows side by side, every pixel about once;
+  where they begin changes with the noise level, so a border at one level is inside a window at the
+  next.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import frexp
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from legodiff.diffusion import Denoise
+
+GOLDEN = (0.7548776662466927, 0.5698402909980532)  # multiples of these fill the square evenly
+
+
+@dataclass(frozen=True)
+class Windows:
+    """How a canvas is looked at."""
+
+    size: tuple[int, int]
+    """(height, width) of a window, in pixels of the model."""
+    stride: int | None = None
+    """Pixels from one window to the next; None lays them side by side and shifts them."""
+    margin: int = 0
+    """Without a stride: by how many pixels windows overlap, faded into each other."""
+    wrap: tuple[bool, bool] = (False, False)
+    """Whether the canvas goes on at its other end: top to bottom, left to right."""
+    batch: int = 16
+    """Windows that are evaluated at a time: memory does not grow with the canvas."""
+
+    def __post_init__(self) -> None:
+        if self.stride is not None and not 1 <= self.stride <= min(self.size):
+            raise ValueError(
+                f"stride is {self.stride}; it must be from 1 to the window's {min(self.size)}"
+            )
+        if not 0 <= self.margin <= min(self.size) // 2:
+            half = min(self.size) // 2
+            raise ValueError(f"margin is {self.margin}; it must be from 0 to half a window, {half}")
+        if self.batch < 1:
+            raise ValueError(f"batch is {self.batch}; it must be 1 or more")
+
+    def places(self, canvas: tuple[int, int], sigma: float) -> list[tuple[int, int]]:
+        """Where the windows begin at a noise level: rows and columns of their first pixels."""
+        rows, columns = (self._axis(canvas[axis], axis, sigma) for axis in (0, 1))
+        return list(product(rows, columns))
+
+    def _axis(self, length: int, axis: int, sigma: float) -> list[int]:
+        side, wrap = self.size[axis], self.wrap[axis]
+        if length == side and not wrap:
+            return [0]
+        if self.stride is not None:
+            last = length - 1 if wrap else length - side
+            starts = list(range(0, last + 1, self.stride))
+        else:
+            step = side - self.margin
+            shift = int(_phase(sigma, axis) * step)
+            count = -(-length // step)
+            if wrap:  # as evenly as it goes: a last window would overlap the first by chance
+                return [(shift + round(n * length / count)) % length for n in range(count)]
+            starts = [shift - step + n * step for n in range(count + 1)]
+        if wrap:
+            return starts
+        inside = {min(max(start, 0), length - side) for start in (*starts, 0, length - side)}
+        return sorted(inside)
+
+    def weight(self) -> Tensor:
+        """How much each pixel of a window counts: float32 (height, width)."""
+        ramps = []
+        for side in self.size:
+            ramp = torch.ones(side)
+            if self.stride is None and self.margin:
+                rising = (torch.arange(self.margin) + 1) / (self.margin + 1)
+                ramp[: self.margin] = rising
+                ramp[side - self.margin :] = rising.flip(0)
+            ramps.append(ramp)
+        return ramps[0][:, None] * ramps[1]
+
+
+def _phase(sigma: float, axis: int) -> float:
+    """A number in [0, 1) that looks random, and is a function of the noise level alone."""
+    mantissa, exponent = frexp(float(torch.tensor(sigma, dtype=torch.float32)))
+    number = int(mantissa * 2**24) + 7919 * exponent
+    return number * GOLDEN[axis] % 1.0
+
+
+class Regions(NamedTuple):
+    """Which class where on a canvas."""
+
+    labels: tuple[int, ...]
+    masks: Tensor
+    """float32 (R, H, W): how much each label counts at each pixel. They add up to 1."""
+
+
+def label_map(
+    labels: Tensor, size: tuple[int, int], blend: int = 0, wrap: tuple[bool, bool] = (False, False)
+) -> Regions:
+    """Regions from a map of labels, int64 of any (H, W), enlarged to a canvas.
+
+    Borders are blended over ``blend`` pixels on either side.
+    """
+    rows, columns = (
+        (torch.arange(side) * known).div(side, rounding_mode="floor")
+        for side, known in zip(size, labels.shape, strict=True)
+    )
+    large = labels[rows[:, None], columns]
+    found = sorted(set(large.flatten().tolist()))
+    masks = torch.stack([(large == label).float() for label in found])
+    return Regions(tuple(found), _softened(masks, blend, wrap))
+
+
+def across(
+    labels: Sequence[int],
+    size: tuple[int, int],
+    blend: int = 0,
+    wrap: tuple[bool, bool] = (False, False),
+) -> Regions:
+    """Regions of equal width, from left to right."""
+    return label_map(torch.tensor([list(labels)]), size, blend, wrap)
+
+
+def boxes(
+    areas: Sequence[tuple[int, tuple[float, float, float, float]]],
+    size: tuple[int, int],
+    background: int,
+    blend: int = 0,
+    wrap: tuple[bool, bool] = (False, False),
+) -> Regions:
+    """Regions from (label, (top, left, bottom, right)) in fractions of the canvas.
+
+    Later ones lie on earlier ones; ``background`` is the label elsewhere. Raises ValueError for a
+    box that is none.
+    """
+    height, width = size
+    labels = torch.full(size, background)
+    for label, (top, left, bottom, right) in areas:
+        if not (0 <= top < bottom <= 1 and 0 <= left < right <= 1):
+            raise ValueError(
+                f"region {label}: {top:g}, {left:g}, {bottom:g}, {right:g} is no box; give top, "
+                "left, bottom, right as fractions of the canvas, such as 0, 0, 1, 0.5"
+            )
+        rows = slice(round(top * height), round(bottom * height))
+        labels[rows, round(left * width) : round(right * width)] = label
+    return label_map(labels, size, blend, wrap)
+
+
+def _softened(masks: Tensor, blend: int, wrap: tuple[bool, bool]) -> Tensor:
+    """Masks with their borders as ramps, 2 * blend + 1 pixels long. They still add up to 1."""
+    if blend < 0:
+        raise ValueError(f"blend is {blend}; it must be 0 pixels or more")
+    for axis, dimension in ((0, -2), (1, -1)):
+        reach = min(blend, masks.shape[dimension] - 1)
+        if not reach:
+            continue
+        length = masks.shape[dimension]
+        around = torch.arange(-reach, length + reach)
+        around = around % length if wrap[axis] else around.clamp(0, length - 1)
+        sums = masks.index_select(dimension, around).double().cumsum(dimension)
+        sums = torch.cat([torch.zeros_like(sums.narrow(dimension, 0, 1)), sums], dimension)
+        ends = sums.narrow(dimension, 2 * reach + 1, length)
+        masks = ((ends - sums.narrow(dimension, 0, length)) / (2 * reach + 1)).float()
+    return masks / masks.sum(0)
+
+
+def windowed(denoise: Denoise, windows: Windows, regions: Regions | None = None) -> Denoise:
+    """A denoiser of canvases (B, C, H, W) from one of windows.
+
+    ``regions`` replace the labels of the call: a window is evaluated once for each label that
+    counts anywhere in it. Estimates are merged by the mean of all windows, then by the regions.
+    """
+    weight = windows.weight()
+
+    def denoise_canvas(noisy: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
+        canvas = (noisy.shape[-2], noisy.shape[-1])
+        places = windows.places(canvas, float(sigma[0]))
+        shares = weight.to(noisy)
+        if regions is None:
+            return _merged(denoise, noisy, sigma, labels, places, windows, shares)
+        total = torch.zeros_like(noisy)
+        for number, label in enumerate(regions.labels):
+            mask = regions.masks[number].to(noisy)
+            inside = [at for at in places if mask[_pixels(at, windows.size, canvas)].any()]
+            if inside:
+                chosen = sigma.new_full(sigma.shape, label, dtype=torch.int64)
+                part = _merged(denoise, noisy, sigma, chosen, inside, windows, shares)
+                total += torch.where(mask > 0, mask * part, 0)
+        return total
+
+    return denoise_canvas
+
+
+def _merged(
+    denoise: Denoise,
+    noisy: Tensor,
+    sigma: Tensor,
+    labels: Tensor | None,
+    places: Sequence[tuple[int, int]],
+    windows: Windows,
+    weight: Tensor,
+) -> Tensor:
+    """The mean of the estimates of all windows; NaN where there is none."""
+    canvas = (noisy.shape[-2], noisy.shape[-1])
+    if windows.size == canvas and places == [(0, 0)]:
+        return denoise(noisy, sigma, labels)
+    pixels = {at: _pixels(at, windows.size, canvas) for at in places}
+    total, counts = torch.zeros_like(noisy), torch.zeros_like(noisy[0, 0])
+    for at in places:
+        counts[pixels[at]] += weight
+    looks = list(product(range(len(noisy)), places))
+    for start in range(0, len(looks), windows.batch):
+        some = looks[start : start + windows.batch]
+        rows = torch.tensor([image for image, _ in some], device=noisy.device)
+        crops = torch.stack([noisy[image][:, *pixels[at]] for image, at in some])
+        estimates = denoise(crops, sigma[rows], None if labels is None else labels[rows])
+        for (image, at), estimate in zip(some, estimates, strict=True):
+            total[image][:, *pixels[at]] += weight * estimate
+    return total / counts
+
+
+def _pixels(
+    at: tuple[int, int], window: tuple[int, int], canvas: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Index of a window's rows and columns, going on at the other end."""
+    rows, columns = (
+        torch.arange(start, start + side) % length
+        for start, side, length in zip(at, window, canvas, strict=True)
+    )
+    return rows[:, None], columns

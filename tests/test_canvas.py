@@ -1,0 +1,161 @@
+import pytest
+import torch
+
+from legodiff.diffusion.canvas import Regions, Windows, across, boxes, label_map, windowed
+from legodiff.diffusion.samplers import SAMPLERS
+from legodiff.noise import karras_sigmas
+
+SIGMAS = karras_sigmas(9)
+WRAPS = [(False, False), (True, False), (False, True), (True, True)]
+
+
+def noise(size, batch=1, seed=0):
+    return torch.randn(batch, 1, *size, generator=torch.Generator().manual_seed(seed))
+
+
+def pointwise(noisy, sigma, labels):
+    """A denoiser of single pixels: windows must not change it."""
+    shrink = 0.25 / (0.25 + sigma**2)
+    estimate = shrink.view(-1, 1, 1, 1) * noisy
+    return estimate if labels is None else estimate + 0.1 * labels.view(-1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("stride", [None, 3, 8])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_one_window_is_plain_sampling_to_the_bit(stack, name, stride):
+    labels, begin = torch.tensor([3, 4]), noise((16, 16), 2)
+    own = {"draw": lambda: noise((16, 16), 2, seed=5)} if SAMPLERS[name].draws else {}
+    regions = Regions((3,), torch.ones(1, 16, 16))
+    with torch.no_grad():
+        plain = SAMPLERS[name].sample(stack, begin, SIGMAS, labels, **own)
+        canvas = windowed(stack, Windows((16, 16), stride))
+        assert torch.equal(SAMPLERS[name].sample(canvas, begin, SIGMAS, labels, **own), plain)
+        same = torch.tensor([3, 3])
+        plain = SAMPLERS[name].sample(stack, begin, SIGMAS, same, **own)
+        canvas = windowed(stack, Windows((16, 16), stride), regions)
+        assert torch.equal(SAMPLERS[name].sample(canvas, begin, SIGMAS, None, **own), plain)
+
+
+@pytest.mark.parametrize("wrap", WRAPS)
+@pytest.mark.parametrize("size", [(8, 8), (8, 20), (21, 8), (33, 50)])
+@pytest.mark.parametrize(("stride", "margin"), [(None, 0), (None, 3), (1, 0), (5, 0), (8, 0)])
+def test_every_pixel_is_seen_and_a_pointwise_denoiser_is_unchanged(wrap, size, stride, margin):
+    windows = Windows((8, 8), stride, margin, wrap)
+    noisy = noise(size, 2)
+    for level in (0.03, 0.7, 31.0):
+        sigma = torch.full((2,), level)
+        for labels in (None, torch.tensor([1, 2])):
+            drawn = windowed(pointwise, windows)(noisy, sigma, labels)
+            assert torch.allclose(drawn, pointwise(noisy, sigma, labels), atol=1e-5)
+
+
+def test_strides_are_the_papers():
+    windows = Windows((8, 8), stride=7)
+    assert windows.places((8, 22), 1.0) == [(0, 0), (0, 7), (0, 14)]
+    assert windows.places((8, 24), 1.0) == [(0, 0), (0, 7), (0, 14), (0, 16)]  # the last one fits
+    wrapped = Windows((8, 8), stride=7, wrap=(False, True))
+    assert wrapped.places((8, 22), 1.0) == [(0, 0), (0, 7), (0, 14), (0, 21)]
+
+
+def test_estimates_are_averaged_where_windows_overlap():
+    seen = []
+
+    def numbered(noisy, sigma, labels):
+        seen.append(len(noisy))
+        first = sum(seen[:-1]) + 1.0
+        return (first + torch.arange(len(noisy))).view(-1, 1, 1, 1).expand_as(noisy)
+
+    windows = Windows((4, 4), stride=2, batch=2)
+    drawn = windowed(numbered, windows)(noise((4, 8)), torch.ones(1), None)
+    assert drawn[0, 0, 0].tolist() == [1, 1, 1.5, 1.5, 2.5, 2.5, 3, 3]
+    assert seen == [2, 1]  # at most so many at a time
+
+
+@pytest.mark.parametrize("wrap", WRAPS)
+def test_shifted_windows_see_each_pixel_about_once_and_move_with_the_noise_level(wrap):
+    windows, canvas = Windows((8, 8), wrap=wrap), (64, 96)
+    counts = {level: len(windows.places(canvas, level)) for level in SIGMAS[:-1].tolist()}
+    most = (8 + (not wrap[0])) * (12 + (not wrap[1]))
+    assert all(8 * 12 <= count <= most for count in counts.values())
+    places = [tuple(windows.places(canvas, level)) for level in SIGMAS[:-1].tolist()]
+    assert len(set(places)) == len(places)
+    assert places == [tuple(windows.places(canvas, level)) for level in SIGMAS[:-1].tolist()]
+    # float32, as the denoiser is told, and float64, as a grid has it, are the same level
+    assert places[1] == tuple(windows.places(canvas, float(SIGMAS[1].float())))
+
+
+def test_shifts_are_spread_evenly():
+    windows = Windows((8, 8), wrap=(True, True))
+    starts = torch.tensor(
+        [windows.places((16, 16), level)[0] for level in karras_sigmas(256)[:-1].tolist()]
+    )
+    for axis in (0, 1):
+        counts = torch.bincount(starts[:, axis] % 8, minlength=8)
+        assert counts.min() > 16  # of 32 expected
+        assert counts.max() < 48
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_wrapped_canvas_has_no_ends(axis):
+    """Rolled noise gives the rolled image, if every pixel is seen from everywhere."""
+    wrap = (axis == 0, axis == 1)
+    size = (8, 24) if axis else (24, 8)
+
+    def blur(noisy, sigma, labels):
+        return 0.5 * (noisy + noisy.mean(dim=(2, 3), keepdim=True))
+
+    denoise = windowed(blur, Windows((8, 8), stride=1, wrap=wrap))
+    noisy, sigma = noise(size), torch.ones(1)
+    rolled = denoise(noisy.roll(5, 2 + axis), sigma, None)
+    assert torch.allclose(rolled, denoise(noisy, sigma, None).roll(5, 2 + axis), atol=1e-5)
+
+
+def test_regions_give_each_pixel_its_class_and_mix_at_the_border():
+    regions = across([1, 5], (8, 24), blend=2)
+    noisy, sigma = noise((8, 24)), torch.ones(1)
+    asked = []
+
+    def denoise(noisy, sigma, labels):
+        asked.extend(labels.tolist())
+        return pointwise(noisy, sigma, labels)
+
+    drawn = windowed(denoise, Windows((8, 8), stride=8), regions)(noisy, sigma, None)
+    classes = ((drawn - pointwise(noisy, sigma, None)) / 0.1)[0, 0, 0]
+    assert classes[:10] == pytest.approx(torch.ones(10), abs=1e-4)
+    assert classes[14:] == pytest.approx(torch.full((10,), 5.0), abs=1e-4)
+    assert classes[10:14].tolist() == pytest.approx([1.8, 2.6, 3.4, 4.2], abs=1e-4)
+    assert sorted(asked) == [1, 1, 5, 5]  # the window in the middle is asked for both
+
+
+@pytest.mark.parametrize("wrap", WRAPS)
+def test_masks_add_up_to_one(wrap):
+    labels = torch.randint(0, 4, (5, 7), generator=torch.Generator().manual_seed(0))
+    for blend in (0, 1, 6, 100):
+        regions = label_map(labels, (20, 30), blend, wrap)
+        assert regions.masks.shape == (4, 20, 30)
+        assert regions.masks.min() >= 0
+        assert torch.allclose(regions.masks.sum(0), torch.ones(20, 30), atol=1e-5)
+    one = label_map(torch.tensor([[0, 1]]), (4, 10), 2, wrap).masks[1, 0]
+    assert one[0].item() == pytest.approx(0.4 if wrap[1] else 0.0)
+
+
+def test_boxes_lie_on_each_other_and_on_the_background():
+    regions = boxes([(1, (0, 0, 1, 0.5)), (2, (0.5, 0.25, 1, 1))], (4, 8), background=9)
+    assert regions.labels == (1, 2, 9)
+    found = torch.tensor(regions.labels)[regions.masks.argmax(0)]
+    assert found.tolist() == [[1, 1, 1, 1, 9, 9, 9, 9]] * 2 + [[1, 1, 2, 2, 2, 2, 2, 2]] * 2
+    with pytest.raises(ValueError, match=r"region 3: 0, 0.5, 1, 0.5 is no box"):
+        boxes([(3, (0, 0.5, 1, 0.5))], (4, 8), 9)
+
+
+def test_nonsense_is_refused():
+    for words, message in (
+        ({"stride": 0}, "stride is 0; it must be from 1 to the window's 8"),
+        ({"stride": 9}, "stride is 9"),
+        ({"margin": 5}, "margin is 5; it must be from 0 to half a window, 4"),
+        ({"batch": 0}, "batch is 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Windows((8, 8), **words)
+    with pytest.raises(ValueError, match="blend is -1"):
+        across([0, 1], (8, 8), blend=-1)
