@@ -145,8 +145,8 @@ def canvas(
     save_png(out, samples.images[0].crop((0, 0, wanted[1], wanted[0])), about)
     say(
         f"{out}: {wanted[0]}x{wanted[1]} pixels in {samples.seconds:.1f} s, {samples.nfe:,} "
-        f"windows and {samples.flops / 1e9:,.4g} GFLOPs; a pixel cost {cost:.2f} times what it does "
-        "in an image of the training size"
+        f"windows and {samples.flops / 1e9:,.4g} GFLOPs; a pixel cost {cost:.2f} times what it "
+        "does in an image of the training size"
     )
 
 
