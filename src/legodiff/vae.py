@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 
 from legodiff.store import CONFIG
+from legodiff.vae_tiles import decode_in_tiles
 
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model-*.safetensors")
 INDEX = "diffusion_pytorch_model.safetensors.index.json"  # where there are several
+LARGE = 2**20  # pixels of a picture that is decoded in tiles
 PRECISIONS: dict[str, Callable[[str], AbstractContextManager[Any]]] = {
     "float32": lambda device: nullcontext(),
     "bfloat16": lambda device: torch.autocast(device, dtype=torch.bfloat16),
@@ -91,9 +93,15 @@ class Vae:
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Raw latents float32 (B, channels, h, w) to uint8 pixels (B, C, H, W), clipped."""
+        """Raw latents float32 (B, channels, h, w) to uint8 pixels (B, C, H, W), clipped.
+
+        Large ones go through the decoder in tiles, one by one, with the same result.
+        """
         self.network.to(latents.device)
-        parts = [self.network.decode(part).sample for part in torch.split(latents, 4)]
+        if latents.shape[-2] * latents.shape[-1] * self.spec.downsampling**2 > LARGE:
+            parts = [decode_in_tiles(self.network, one[None]) for one in latents]
+        else:
+            parts = [self.network.decode(part).sample for part in torch.split(latents, 4)]
         return ((torch.cat(parts) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 

@@ -25,7 +25,7 @@ def seams(
     """The seams of images (N, H, W, C) or (N, H, W) at given borders.
 
     ``rows`` and ``columns`` are the first pixels after a border: 8 is the border between pixels 7
-    and 8. In real images the ratio is 1. Raises ValueError if there are no borders, or nothing else.
+    and 8. In real images the ratio is 1. Raises ValueError if there are none, or nothing else.
     """
     pixels = images.astype(np.float64).reshape(*images.shape[:3], -1)
     across, inside = [], []
