@@ -14,7 +14,7 @@ from PIL import Image
 from test_demo import TINY
 from typer.main import get_command
 
-from legodiff import LegoPipeline, LegoStack, cli, config, demo, preset
+from legodiff import LegoPipeline, LegoStack, cli, config, demo, planning, preset
 from legodiff.codec import PixelCodec
 
 ROOT = Path(__file__).parents[1]
@@ -50,6 +50,9 @@ def place(tmp_path, monkeypatch):
         Image.fromarray(pixels).save(tmp_path / "photos" / f"{number}.png")
     monkeypatch.setattr(demo, "JUDGED", 60)
     monkeypatch.setattr(demo, "STEPS", 2)
+    find = planning.find_plans
+    few = lambda pipe, full, images, batch, report: find(pipe, full, 4, 4, report)  # noqa: E731
+    monkeypatch.setattr(planning, "find_plans", few)
     monkeypatch.setattr(demo, "DigitJudges", judges)
     monkeypatch.chdir(tmp_path)
     return tmp_path
