@@ -1,0 +1,218 @@
+"""Judges plans on digits: the planner's, the paper's break points, and fewer steps.
+
+    python benchmarks/plans.py runs/digits-0 --images 2000 --out plans.jsonl
+    python benchmarks/plans.py runs/digits-0 --dit runs/dit-0 --images 2000 --out plans.jsonl
+    python benchmarks/plans.py --table plans.jsonl
+    python benchmarks/plans.py --figure4 runs/digits-0 --images 500 --out figure4
+
+The first finds plans on images of its own, and then draws others: for every budget the best that
+the planner, the paper's rule and fewer steps have for it, and a plain DiT of less cost. A line of
+JSON each: FD-digits, accuracy, difference from the full model's images, share of its FLOPs. The
+last draws the paper's figure 4 as PNG and CSV: quality and time over the share of steps without
+the top brick, skipped from either side.
+"""
+
+import argparse
+import csv
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from legodiff import LegoPipeline, SkipPlan
+from legodiff.evaluate.digits import DigitJudges, Verdict
+from legodiff.pictures import new_figure, save_figure
+from legodiff.planning import find_plans
+from legodiff.plans import Curve, Point
+from legodiff.sampling import Method
+
+BUDGETS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+BATCH = 100
+
+
+class Drawer:
+    """Draws digits of all classes by any method, and judges them."""
+
+    def __init__(self, pipe: LegoPipeline, images: int) -> None:
+        self.pipe, self.images = pipe, images
+        self.judges = DigitJudges(pipe.stack.spec.image_size[0])
+
+    def draw(self, method: Method) -> tuple[Tensor, Verdict, float]:
+        """Images in the model's space, what the judges say, and seconds."""
+        pipe, labels = self.pipe, [number % 10 for number in range(self.images)]
+        denoise = method.denoiser(pipe.stack, pipe.stack.spec.classes)
+        began, parts = time.perf_counter(), []
+        for start in range(0, self.images, BATCH):
+            part = slice(start, min(start + BATCH, self.images))
+            seeds = range(part.start, part.stop)
+            size = pipe.stack.spec.image_size
+            parts.append(pipe.draw(denoise, labels[part], seeds, method, size))
+        seconds = time.perf_counter() - began
+        drawn = torch.cat(parts)
+        verdict = self.judges.judge(pipe.codec.decode(drawn).numpy(), np.array(labels))
+        return drawn, verdict, seconds
+
+
+def candidates(curve: Curve, budget: float) -> dict[str, Point]:
+    """The best of each kind within a budget."""
+    kinds: dict[str, Sequence[Point]] = {
+        "planned": curve.points,
+        "paper": [point for point in curve.rivals if point.kind == "paper"],
+        "fewer steps": [point for point in curve.rivals if point.kind == "fewer steps"],
+    }
+    found = {}
+    for kind, points in kinds.items():
+        fitting = [point for point in points if point.flops <= budget * curve.full.flops]
+        if fitting:  # planned: the least error; the others have one way to spend it all
+            best = min if kind == "planned" else max
+            key = (lambda p: p.error) if kind == "planned" else (lambda p: p.flops)
+            found[kind] = best(fitting, key=key)
+    return found
+
+
+def compare(
+    run: Path, dit: Path | None, arguments: argparse.Namespace, full: Method
+) -> list[dict[str, Any]]:
+    """All rows of a model."""
+    pipe = LegoPipeline.from_pretrained(run)
+    full = replace(full, plan=SkipPlan.full(len(pipe.stack.bricks)))
+    curve = find_plans(pipe, full, arguments.measure, BATCH)
+    drawer = Drawer(pipe, arguments.images)
+    reference, verdict, seconds = drawer.draw(full)
+    common = {"run": run.name, "guidance": full.guidance, "images": arguments.images}
+    rows = [
+        common
+        | {"budget": 1.0, "kind": "full", "share": 1.0, "error": 0.0, "seconds": seconds}
+        | {"fd": verdict.fd, "accuracy": verdict.accuracy}
+    ]
+    done: dict[str, dict[str, Any]] = {}
+    for budget in arguments.budgets:
+        for kind, point in candidates(curve, budget).items():
+            key = json.dumps(point.method.to_dict())
+            if key not in done:
+                drawn, verdict, seconds = drawer.draw(point.method)
+                change = (drawn - reference) / pipe.stack.spec.sigma_data
+                done[key] = {
+                    "share": point.flops / curve.full.flops,
+                    "error": float(change.square().mean().sqrt()),
+                    "fd": verdict.fd,
+                    "accuracy": verdict.accuracy,
+                    "seconds": seconds,
+                    "method": point.method.to_dict(),
+                }
+            rows.append(common | {"budget": budget, "kind": kind} | done[key])
+            print(json.dumps(rows[-1]), flush=True)
+    if dit is not None:
+        other = LegoPipeline.from_pretrained(dit)
+        method = replace(full, plan=SkipPlan.full(len(other.stack.bricks)))
+        _, verdict, seconds = Drawer(other, arguments.images).draw(method)
+        flops = method.flops(other.sampling, other.stack.spec, other.stack.spec.image_size)
+        rows.append(
+            common
+            | {"budget": None, "kind": "DiT", "share": flops / curve.full.flops, "error": None}
+            | {"fd": verdict.fd, "accuracy": verdict.accuracy, "seconds": seconds}
+        )
+        print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+def figure4(run: Path, images: int, out: Path, full: Method) -> None:
+    """Quality and time over the share of steps without the top brick, from either side."""
+    pipe = LegoPipeline.from_pretrained(run)
+    count, sigmas = len(pipe.stack.bricks), pipe.sampling.sigmas(full.steps, full.sampler)
+    drawer = Drawer(pipe, images)
+    rules = {"low noise": SkipPlan.skip_low_noise, "high noise": SkipPlan.skip_high_noise}
+    rows = []
+    for name, rule in rules.items():
+        for eighth in range(9):
+            method = replace(full, plan=rule(count, eighth / 8, sigmas))
+            _, verdict, seconds = drawer.draw(method)
+            flops = method.flops(pipe.sampling, pipe.stack.spec, pipe.stack.spec.image_size)
+            rows.append((name, eighth / 8, verdict.fd, verdict.accuracy, seconds, flops))
+            print(*rows[-1], sep="\t", flush=True)
+    with out.with_suffix(".csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(
+            ["skipped at", "share of steps", "FD-digits", "accuracy", "seconds", "FLOPs"]
+        )
+        writer.writerows(rows)
+    figure = new_figure(11, 4)
+    left, right = figure.subplots(1, 2)
+    for name in rules:
+        chosen = [row for row in rows if row[0] == name]
+        left.plot([row[1] for row in chosen], [row[2] for row in chosen], "o-", label=name)
+        right.plot([row[1] for row in chosen], [row[4] for row in chosen], "o-", label=name)
+    for axes, what in ((left, "FD-digits"), (right, f"seconds for {images} images")):
+        axes.set(xlabel="share of the steps without the top brick", ylabel=what)
+        axes.grid(alpha=0.3)
+        axes.legend(title="skipped at")
+    left.set(title=run.name)
+    save_figure(out.with_suffix(".png"), figure)
+
+
+def show(path: Path) -> None:
+    """Prints means over the runs whose names differ in the number at their end."""
+    groups: dict[tuple[str, float, float | None, str], list[dict[str, Any]]] = {}
+    for line in path.read_text().splitlines():
+        row = json.loads(line)
+        name = row["run"].rstrip("0123456789").rstrip("-")
+        key = (name, row["guidance"], row["budget"], row["kind"])
+        groups.setdefault(key, []).append(row)
+    base = {
+        (row["run"], row["guidance"]): row["fd"]
+        for rows in groups.values()
+        for row in rows
+        if row["kind"] == "full"
+    }
+    print("| model | guidance | budget | | FLOPs | difference | FD-digits | of full | accuracy |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for (name, guidance, budget, kind), rows in groups.items():
+        rise = [100 * (row["fd"] / base[row["run"], row["guidance"]] - 1) for row in rows]
+        error = "" if rows[0]["error"] is None else f"{_mean(rows, 'error'):.4f}"
+        print(
+            f"| {name} | {guidance:g} | {budget or ''} | {kind} | {_mean(rows, 'share'):.2f} "
+            f"| {error} | {_mean(rows, 'fd'):.3f} "
+            f"| {np.mean(rise):+.1f} % ({min(rise):+.1f} to {max(rise):+.1f}) "
+            f"| {100 * _mean(rows, 'accuracy'):.1f} % |"
+        )
+
+
+def _mean(rows: list[dict[str, Any]], name: str) -> float:
+    return float(np.mean([row[name] for row in rows]))
+
+
+def main() -> None:
+    """Parses the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("runs", nargs="*", type=Path)
+    parser.add_argument("--dit", type=Path, nargs="*", default=[])
+    parser.add_argument("--guidance", type=float, default=1.0)
+    parser.add_argument("--steps", type=int, default=18)
+    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--measure", type=int, default=100, help="images that plans are found on")
+    parser.add_argument("--budgets", type=float, nargs="+", default=BUDGETS)
+    parser.add_argument("--figure4", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("plans.jsonl"))
+    parser.add_argument("--table", type=Path)
+    arguments = parser.parse_args()
+    full = Method(SkipPlan.full(1), arguments.steps, guidance=arguments.guidance)
+    if arguments.table:
+        show(arguments.table)
+    elif arguments.figure4:
+        figure4(arguments.figure4, arguments.images, arguments.out, full)
+    else:
+        dits = [*arguments.dit, *[None] * len(arguments.runs)]
+        for run, dit in zip(arguments.runs, dits, strict=False):
+            rows = compare(run, dit, arguments, full)
+            with arguments.out.open("a") as file:
+                file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+if __name__ == "__main__":
+    main()
