@@ -6,7 +6,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SPECS := pyproject.toml constraints.txt
 
-.PHONY: help demo test lint format clean
+.PHONY: help demo test coverage lint format clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
@@ -14,7 +14,10 @@ help:  ## Show this list
 demo: .venv/.demo  ## Train on digits, draw them, show how good they are (a few minutes)
 	$(BIN)/legodiff demo
 
-test: .venv/.test  ## Run the tests in parallel, with coverage
+test: .venv/.test  ## Run the tests in parallel
+	$(BIN)/python -m pytest -n auto --dist worksteal
+
+coverage: .venv/.test  ## Run the tests and show which lines they leave out
 	$(BIN)/python -m pytest -n auto --dist worksteal --cov --cov-report=term
 
 lint: .venv/.dev  ## Lint, formatting and types

@@ -56,11 +56,11 @@ def test_training_goes_on_where_it_stopped_and_shows_the_spread(monkeypatch, cap
 
 
 def test_step(monkeypatch, capsys):
-    presets = ("lite-pr-64", "lite-dit-64")
+    presets = ("lite-pr-32", "lite-dit-32")
     module = benchmark(monkeypatch, "step", *presets, "--batch", 8, "--rounds", 1)
     module["main"]()
     rows = capsys.readouterr().out.splitlines()
-    assert [row.split(" | ")[0] for row in rows[2:]] == ["| lite-pr-64", "| lite-dit-64"]
+    assert [row.split(" | ")[0] for row in rows[2:]] == ["| lite-pr-32", "| lite-dit-32"]
     assert rows[3].count("1.00") == 3  # the last is what the others are measured by
 
 

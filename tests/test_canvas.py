@@ -5,7 +5,7 @@ from legodiff.diffusion.canvas import Regions, Windows, across, boxes, label_map
 from legodiff.diffusion.samplers import SAMPLERS
 from legodiff.noise import karras_sigmas
 
-SIGMAS = karras_sigmas(9)
+SIGMAS = karras_sigmas(4)
 WRAPS = [(False, False), (True, False), (False, True), (True, True)]
 
 

@@ -53,6 +53,9 @@ def place(tmp_path, monkeypatch):
     find = planning.find_plans
     few = lambda pipe, full, images, batch, report: find(pipe, full, 4, 4, report)  # noqa: E731
     monkeypatch.setattr(planning, "find_plans", few)
+    monkeypatch.setattr(planning, "GRIDS", 4)
+    monkeypatch.setattr(planning, "CHECKED", 8)
+    monkeypatch.setattr(planning, "PAPER", 2)
     monkeypatch.setattr(demo, "DigitJudges", judges)
     monkeypatch.chdir(tmp_path)
     return tmp_path
