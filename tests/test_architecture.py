@@ -23,8 +23,12 @@ ALLOWED = {
     "config": {"store", "model"},
     "sampling": {"noise", "store", "model", "diffusion"},
     "plans": {"store", "sampling"},
-    "pipeline": {"store", "model", "diffusion", "codec", "sampling", "plans"},
-    "planning": {"model", "diffusion", "sampling", "plans", "pipeline"},
+    "budgets": {"model", "diffusion", "sampling", "plans"},
+    "labels": set(),
+    "pipeline": {
+        *("store", "model", "diffusion", "codec", "sampling", "plans", "budgets", "labels"),
+    },
+    "planning": {"model", "diffusion", "sampling", "plans", "budgets", "pipeline"},
     "train": {
         *("noise", "store", "model", "diffusion", "data", "vae", "codec", "pictures"),
         *("config", "sampling", "pipeline"),

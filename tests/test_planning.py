@@ -91,9 +91,8 @@ def test_a_time_takes_the_best_that_is_fast_enough(planned, monkeypatch):
     pipe.curves = (curve,)
     # A clock that counts: one millisecond for every GFLOP.
     monkeypatch.setattr(
-        pipe,
-        "clock",
-        lambda size, batch: lambda m: m.flops(pipe.sampling, pipe.stack.spec, size) / 1e9,
+        "legodiff.budgets.clock",
+        lambda stack, sampling, size, batch: lambda m: m.flops(sampling, stack.spec, size) / 1e9,
     )
     point = curve.points[len(curve.points) // 2]
     samples = pipe(0, 0, 4, full.guidance, budget=f"{point.flops / 1e9 * 1.0001}ms")

@@ -2,10 +2,9 @@
 
 import hashlib
 import json
-import operator
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,16 +14,18 @@ from PIL import Image
 from torch import Tensor
 
 from legodiff import store
+from legodiff.budgets import cost, paper_plan, within
 from legodiff.codec import Codec, LatentCodec, PixelCodec, codec_from_dict, to_pil
 from legodiff.diffusion import Denoise
 from legodiff.diffusion.canvas import Regions, Windows, windowed
 from legodiff.diffusion.guidance import EVERYWHERE
 from legodiff.diffusion.samplers import SAMPLERS
 from legodiff.diffusion.skipping import SkipPlan
-from legodiff.model.cost import Meter, Watch, subset_flops, subset_seconds
+from legodiff.labels import class_index, pair
+from legodiff.model.cost import Meter, Watch
 from legodiff.model.stack import LegoStack
-from legodiff.plans import Curve, parse_milliseconds, read_curves, write_curves
-from legodiff.sampling import Method, Sampling, paper_plan, paper_within
+from legodiff.plans import Curve, read_curves, write_curves
+from legodiff.sampling import Method, Sampling
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ class LegoPipeline:
             interval=guidance_interval,
             self_guidance=self_guidance,
         )
-        method = self.within(full, budget, plan, size, batch)
+        method = self.within(full, budget, plan, batch)
         return self.render(method, labels, seeds, size, batch, on_progress, preview)
 
     def within(
@@ -159,7 +160,6 @@ class LegoPipeline:
         full: Method,
         budget: float | str | None = None,
         plan: SkipPlan | None = None,
-        size: tuple[int, int] | None = None,
         batch: int = 16,
     ) -> Method:
         """A method with all bricks, or what is left of it by a plan or within a budget.
@@ -175,18 +175,7 @@ class LegoPipeline:
             return replace(full, plan=plan)
         if budget is None:
             return full
-        canvas, curve = self.stack.spec.image_size, self.curve(full)
-        if isinstance(budget, str):
-            milliseconds = parse_milliseconds(budget)
-            if curve is None:
-                raise ValueError(
-                    f"budget {budget}: a time needs plans for this sampler, steps and guidance; "
-                    "run legodiff plan first"
-                )
-            return curve.within_milliseconds(milliseconds, self.clock(canvas, batch)).method
-        if curve is None:
-            return paper_within(full, budget, self.sampling, self.stack.spec, canvas)
-        return curve.within(budget).method
+        return within(full, budget, self.curve(full), self.stack, self.sampling, batch)
 
     def render(
         self,
@@ -209,7 +198,7 @@ class LegoPipeline:
         """
         canvas = self.canvas(size)
         windows = windows or self.windows(canvas)
-        indices, numbers = self._pair(labels, seeds)
+        indices, numbers = pair(labels, seeds, self.label_index)
         self.check_guidance(method.guidance)
         if method.guidance != 1 and set(indices) == {None} and regions is None:
             raise ValueError("guidance needs labels to guide towards")
@@ -289,18 +278,7 @@ class LegoPipeline:
 
     def label_index(self, label: Any) -> int | None:
         """The class index of an index or a name, checked; None, and no class, stay None."""
-        classes = self.stack.spec.classes
-        if label is None:
-            return None
-        if isinstance(label, str) and label in self.class_names:
-            return self.class_names.index(label)
-        number = _whole(label)
-        if number is not None and 0 <= number <= classes:
-            return number if number < classes else None
-        if not classes:
-            raise ValueError(f"label {label!r}: this model was trained without classes")
-        names = f" ({', '.join(self.class_names[:12])})" if self.class_names else ""
-        raise ValueError(f"label {label!r}: choose from 0 to {classes - 1}{names}")
+        return class_index(label, self.stack.spec.classes, self.class_names)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the weights."""
@@ -370,25 +348,6 @@ class LegoPipeline:
             pipe.codec.attach(vae)
         return pipe.to(device)
 
-    def _pair(self, labels: Any, seeds: Any) -> tuple[list[int | None], list[int]]:
-        """One label index and one seed for each image."""
-        several = isinstance(labels, Iterable) and not isinstance(labels, str)
-        listed = [self.label_index(label) for label in (labels if several else [labels])]
-        if seeds is None:
-            seeds = range(len(listed))
-        numbers = [_whole(seed) for seed in (seeds if isinstance(seeds, Iterable) else [seeds])]
-        if len(listed) == 1:
-            listed *= len(numbers)
-        if not numbers or len(listed) != len(numbers):
-            raise ValueError(
-                f"{len(listed)} labels and {len(numbers)} seeds: give one label for each seed, "
-                "or one for all"
-            )
-        good = [seed for seed in numbers if seed is not None and 0 <= seed < 2**63]
-        if len(good) < len(numbers):
-            raise ValueError("a seed must be a whole number from 0 to 2**63 - 1")
-        return listed, good
-
     def check_guidance(self, guidance: float) -> None:
         """Raises ValueError if the model cannot be guided by classes."""
         if guidance != 1 and not self.stack.spec.classes:
@@ -404,21 +363,9 @@ class LegoPipeline:
 
         Raises ValueError, naming the nearest size, if a side is not a multiple of the finest brick.
         """
-        spec, factor = self.stack.spec, self.codec.factor
         if size is None:
-            return spec.image_size
-        height, width = int(size[0]), int(size[1])
-        step = spec.finest * factor
-        small = height <= spec.image_size[0] * factor and width <= spec.image_size[1] * factor
-        if small:  # no windows: every brick sees all of it
-            step = spec.step * factor
-        if min(height, width) < 1 or height % step or width % step:
-            near = [max(1, round(side / step)) * step for side in (height, width)]
-            raise ValueError(
-                f"a canvas of {height}x{width} does not fit these bricks: {step} must divide both "
-                f"sides; the nearest that fits is {near[0]}x{near[1]}"
-            )
-        return height // factor, width // factor
+            return self.stack.spec.image_size
+        return self.stack.spec.canvas((int(size[0]), int(size[1])), self.codec.factor)
 
     def windows(self, canvas: tuple[int, int], **how: Any) -> Windows | None:
         """How a canvas larger than the training size is looked at; None if it is not larger.
@@ -437,15 +384,7 @@ class LegoPipeline:
     ) -> tuple[int, int]:
         """Evaluations and FLOPs of an image by a method, with one class, counted beforehand."""
         windows = windows or self.windows(canvas)
-        nfe = flops = 0
-        for sigma in method.levels(self.sampling):
-            looks, size = 1, canvas
-            if windows is not None:
-                looks, size = len(windows.places(canvas, sigma)), windows.size
-            calls = looks * method.evaluations(sigma)
-            nfe += calls
-            flops += calls * subset_flops(self.stack.spec, method.plan.bricks(sigma), size)
-        return nfe, flops
+        return cost(method, self.sampling, self.stack.spec, canvas, windows)
 
     def curve(self, full: Method) -> Curve | None:
         """What ``legodiff plan`` found for a full method, if it did.
@@ -459,29 +398,6 @@ class LegoPipeline:
                 "run legodiff plan again"
             )
         return found
-
-    def clock(self, size: tuple[int, int], batch: int) -> Callable[[Method], float]:
-        """Tells the milliseconds of an image by a method, from the time each subset takes now."""
-        seconds: dict[tuple[int, ...], float] = {}
-
-        def milliseconds(method: Method) -> float:
-            total = 0.0
-            for level in method.levels(self.sampling):
-                bricks = method.plan.bricks(level)
-                if bricks not in seconds:
-                    seconds[bricks] = subset_seconds(self.stack, bricks, size, batch)
-                total += 1e3 * method.evaluations(level) * seconds[bricks]
-            return total
-
-        return milliseconds
-
-
-def _whole(value: Any) -> int | None:
-    """A whole number from anything that is one (also numpy's and torch's); else None."""
-    try:
-        return operator.index(value)
-    except TypeError:
-        return None
 
 
 def _images_done(

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from legodiff.budgets import clock
 from legodiff.diffusion import Denoise
 from legodiff.diffusion.planner import Choice, Found, Step, influences, trade_off
 from legodiff.diffusion.skipping import SkipPlan
@@ -86,7 +87,7 @@ class _Trial:
         self.pipe, self.method, self.images, self.batch = pipe, full, images, batch
         self.report = report
         self.size, self.std = pipe.stack.spec.image_size, pipe.stack.spec.sigma_data
-        self.clock = pipe.clock(self.size, batch)
+        self.clock = clock(pipe.stack, pipe.sampling, self.size, batch)
         self.reference: list[Tensor] = []
         self.full = self.point(full, 0.0, "full", None)
 

@@ -1,7 +1,7 @@
 """How images are drawn: a range of noise levels, and a method that walks through it."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from math import inf, isfinite
 from typing import Any
 
@@ -125,36 +125,3 @@ class Method:
             low, high = values["interval"]
             values["interval"] = (low, inf if high is None else high)
         return build(cls, "method", values)
-
-
-def paper_plan(spec: StackSpec, sigmas: Tensor, fraction: float) -> SkipPlan:
-    """The paper's rule: leave out the top brick in a fraction of the steps of a grid.
-
-    The last steps (low noise) if that brick covers the whole image, as in progressive growth; the
-    first ones (high noise) if it is a patch-brick, as in progressive refinement.
-    """
-    top_is_image = spec.bricks[-1].is_image
-    rule = SkipPlan.skip_low_noise if top_is_image else SkipPlan.skip_high_noise
-    return rule(len(spec.bricks), fraction, sigmas)
-
-
-def paper_within(
-    full: Method, budget: float, sampling: Sampling, spec: StackSpec, size: tuple[int, int]
-) -> Method:
-    """The paper's rule with the least skipping that keeps to a share of the FLOPs of a method.
-
-    Raises ValueError, naming the cheapest plan, if none does.
-    """
-    if not 0 < budget <= 1:
-        raise ValueError(f"budget is {budget}; it is a share of the full FLOPs, in (0, 1]")
-    sigmas = sampling.sigmas(full.steps, full.sampler)
-    most = full.flops(sampling, spec, size)
-    share = 1.0
-    for skipped in range(full.steps + 1 if len(spec.bricks) > 1 else 1):
-        method = full
-        if skipped:
-            method = replace(full, plan=paper_plan(spec, sigmas, skipped / full.steps))
-        share = method.flops(sampling, spec, size) / most
-        if share <= budget:
-            return method
-    raise ValueError(f"budget {budget} is too small: the cheapest plan takes {share:.3f}")

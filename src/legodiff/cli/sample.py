@@ -111,7 +111,7 @@ def sample(
         )
         canvas = pipe.canvas(parse_size(size))
         plan = None if skip is None else pipe.paper_plan(skip, steps, sampler)
-        method = pipe.within(full, parse_budget(budget), plan, canvas, min(batch, len(numbers)))
+        method = pipe.within(full, parse_budget(budget), plan, min(batch, len(numbers)))
         order = output.Order(
             pipe=pipe,
             method=world.share(method),  # a time is measured, and each process would find its own

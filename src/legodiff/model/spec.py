@@ -119,6 +119,22 @@ class StackSpec:
                 f"{self.step} must divide both sides; the nearest that fits is {near[0]}x{near[1]}"
             )
 
+    def canvas(self, size: tuple[int, int], factor: int = 1) -> tuple[int, int]:
+        """The canvas for a picture of (height, width), ``factor`` of its pixels for one of ours.
+
+        Beyond the training size it is seen in windows, so the finest brick alone decides which
+        sizes there are. Raises ValueError, naming the nearest size, for others.
+        """
+        inside = all(side <= own * factor for side, own in zip(size, self.image_size, strict=True))
+        step = (self.step if inside else self.finest) * factor
+        if min(size) < 1 or any(side % step for side in size):
+            near = [max(1, round(side / step)) * step for side in size]
+            raise ValueError(
+                f"a canvas of {size[0]}x{size[1]} does not fit these bricks: {step} must divide "
+                f"both sides; the nearest that fits is {near[0]}x{near[1]}"
+            )
+        return size[0] // factor, size[1] // factor
+
     def patch_counts(self, canvas: tuple[int, int]) -> tuple[int, ...]:
         """How many patches each brick cuts a canvas into: 1 for an image-brick."""
         patches = [brick.patch(canvas) for brick in self.bricks]

@@ -1,0 +1,56 @@
+"""What users say of labels and seeds, turned into class indices and whole numbers."""
+
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+
+def class_index(label: Any, classes: int, names: Sequence[str]) -> int | None:
+    """The class index of an index or a name, checked; None, and no class, stay None.
+
+    Raises ValueError, naming the classes there are.
+    """
+    if label is None:
+        return None
+    if isinstance(label, str) and label in names:
+        return names.index(label)
+    number = whole(label)
+    if number is not None and 0 <= number <= classes:
+        return number if number < classes else None
+    if not classes:
+        raise ValueError(f"label {label!r}: this model was trained without classes")
+    named = f" ({', '.join(names[:12])})" if names else ""
+    raise ValueError(f"label {label!r}: choose from 0 to {classes - 1}{named}")
+
+
+def pair(
+    labels: Any, seeds: Any, index: Callable[[Any], int | None]
+) -> tuple[list[int | None], list[int]]:
+    """One label index and one seed for each image, from lists of them or one for all.
+
+    ``index`` checks a label. Raises ValueError for numbers of them that do not match.
+    """
+    several = isinstance(labels, Iterable) and not isinstance(labels, str)
+    listed = [index(label) for label in (labels if several else [labels])]
+    if seeds is None:
+        seeds = range(len(listed))
+    numbers = [whole(seed) for seed in (seeds if isinstance(seeds, Iterable) else [seeds])]
+    if len(listed) == 1:
+        listed *= len(numbers)
+    if not numbers or len(listed) != len(numbers):
+        raise ValueError(
+            f"{len(listed)} labels and {len(numbers)} seeds: give one label for each seed, "
+            "or one for all"
+        )
+    good = [seed for seed in numbers if seed is not None and 0 <= seed < 2**63]
+    if len(good) < len(numbers):
+        raise ValueError("a seed must be a whole number from 0 to 2**63 - 1")
+    return listed, good
+
+
+def whole(value: Any) -> int | None:
+    """A whole number from anything that is one (also numpy's and torch's); else None."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
