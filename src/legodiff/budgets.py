@@ -7,6 +7,7 @@ from torch import Tensor
 
 from legodiff.diffusion.canvas import Windows
 from legodiff.diffusion.skipping import SkipPlan
+from legodiff.model.compiled import CompiledStack
 from legodiff.model.cost import subset_flops, subset_seconds
 from legodiff.model.spec import StackSpec
 from legodiff.model.stack import LegoStack
@@ -18,7 +19,7 @@ def within(
     full: Method,
     budget: float | str,
     curve: Curve | None,
-    stack: LegoStack,
+    stack: LegoStack | CompiledStack,
     sampling: Sampling,
     batch: int,
 ) -> Method:
@@ -94,7 +95,7 @@ def cost(
 
 
 def clock(
-    stack: LegoStack, sampling: Sampling, size: tuple[int, int], batch: int
+    stack: LegoStack | CompiledStack, sampling: Sampling, size: tuple[int, int], batch: int
 ) -> Callable[[Method], float]:
     """Tells the milliseconds of an image by a method, from the time each subset takes now."""
     seconds: dict[tuple[int, ...], float] = {}

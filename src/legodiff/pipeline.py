@@ -22,6 +22,7 @@ from legodiff.diffusion.guidance import EVERYWHERE
 from legodiff.diffusion.samplers import SAMPLERS
 from legodiff.diffusion.skipping import SkipPlan
 from legodiff.labels import class_index, pair
+from legodiff.model.compiled import CompiledStack
 from legodiff.model.cost import Meter, Watch
 from legodiff.model.stack import LegoStack
 from legodiff.plans import Curve, read_curves, write_curves
@@ -74,6 +75,7 @@ class LegoPipeline:
             curves: what ``legodiff plan`` found, for budgets.
         """
         self.stack = stack
+        self.network: LegoStack | CompiledStack = stack
         self.codec: Codec = codec or PixelCodec(mean=(0.0,) * stack.spec.channels)
         self.class_names = tuple(class_names)
         if self.class_names and len(self.class_names) != stack.spec.classes:
@@ -87,9 +89,9 @@ class LegoPipeline:
         self.curves = tuple(curves)
 
     @property
-    def denoise(self) -> LegoStack:
+    def denoise(self) -> LegoStack | CompiledStack:
         """The callable (noisy, sigma, labels) -> clean estimate."""
-        return self.stack
+        return self.network
 
     @property
     def device(self) -> torch.device:
@@ -97,6 +99,15 @@ class LegoPipeline:
 
     def to(self, device: torch.device | str) -> "LegoPipeline":
         self.stack.to(device)
+        return self
+
+    def compile(self, **options: Any) -> "LegoPipeline":
+        """From now on draws through ``torch.compile``: one graph for every set of bricks.
+
+        The first image of each is late; the pictures are the same but for rounding. ``options``
+        are those of ``torch.compile``.
+        """
+        self.network = CompiledStack(self.stack, **options)
         return self
 
     def __call__(
@@ -175,7 +186,7 @@ class LegoPipeline:
             return replace(full, plan=plan)
         if budget is None:
             return full
-        return within(full, budget, self.curve(full), self.stack, self.sampling, batch)
+        return within(full, budget, self.curve(full), self.network, self.sampling, batch)
 
     def render(
         self,
@@ -208,7 +219,7 @@ class LegoPipeline:
             self.codec.prepare()
         decode = self.codec.decode if self.codec.ready else self.codec.preview
 
-        meter = Meter(self.stack, watch)
+        meter = Meter(self.network, watch)
         denoise = method.denoiser(meter, self.stack.spec.classes)
         if windows is not None:
             denoise = windowed(denoise, windows, regions)

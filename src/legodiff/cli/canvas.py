@@ -7,12 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from legodiff.cli.common import (
+    CompileOption,
     DeviceOption,
+    GuidanceOption,
+    IntervalOption,
+    SamplerOption,
+    SamplerOptions,
+    SelfGuidanceOption,
+    StepsOption,
+    VaeOption,
+    WeightsOption,
     choose_device,
+    full_method,
     parse_budget,
-    parse_interval,
     parse_labels,
-    parse_options,
     parse_size,
     progress,
     say,
@@ -46,17 +54,14 @@ def canvas(
         str, typer.Option(help="x: left meets right, y: top meets bottom; both; none.")
     ] = "none",
     seed: Annotated[int, typer.Option(help="Another seed is another picture.", min=0)] = 0,
-    steps: Annotated[int, typer.Option(help="Steps of the sampler.", min=1)] = 18,
-    sampler: Annotated[str, typer.Option(help="heun, euler, dpmpp_2m, ddpm or ddim.")] = "heun",
-    guidance: Annotated[float, typer.Option(help="Classifier-free guidance; 1 is none.")] = 1.0,
-    guidance_interval: Annotated[
-        str | None, typer.Option(help="Noise levels with guidance, as FROM,TO: 0.2,5.")
-    ] = None,
+    steps: StepsOption = 18,
+    sampler: SamplerOption = "heun",
+    guidance: GuidanceOption = 1.0,
+    guidance_interval: IntervalOption = None,
+    self_guidance: SelfGuidanceOption = 1.0,
+    option: SamplerOptions = None,
     budget: Annotated[
         str | None, typer.Option(help="Share of the full FLOPs, or time for one window, 50ms.")
-    ] = None,
-    option: Annotated[
-        list[str] | None, typer.Option(help="Of the sampler: churn=10, eta=0.5. Repeatable.")
     ] = None,
     stride: Annotated[
         int | None,
@@ -69,12 +74,9 @@ def canvas(
     crop: Annotated[
         bool, typer.Option(help="Draw the next larger size that fits, and crop it.")
     ] = False,
-    weights: Annotated[
-        str, typer.Option(help="ema: their average; raw: as they were last.")
-    ] = "ema",
-    vae: Annotated[
-        str | None, typer.Option(help="VAE of a model of latents: a folder or Hub id.")
-    ] = None,
+    weights: WeightsOption = "ema",
+    vae: VaeOption = None,
+    compiled: CompileOption = False,
     overwrite: Annotated[bool, typer.Option(help="Replace the file.")] = False,
     device: DeviceOption = "auto",
 ) -> None:
@@ -85,10 +87,8 @@ def canvas(
     they overlap and are averaged, as in the paper.
     """
     from legodiff import __version__
-    from legodiff.diffusion.skipping import SkipPlan
     from legodiff.pictures import save_png
     from legodiff.pipeline import LegoPipeline
-    from legodiff.sampling import Method
 
     wanted = parse_size(size) or (0, 0)
     if out.suffix.lower() != ".png":
@@ -100,13 +100,11 @@ def canvas(
     if stride is not None and margin is not None:
         raise ValueError("give --stride or --margin, not both")
     pipe = LegoPipeline.from_pretrained(run, choose_device(device), vae, weights)
-    full = Method(
-        plan=SkipPlan.full(len(pipe.stack.bricks)),
-        steps=steps,
-        sampler=sampler,
-        options=parse_options(option or []),
-        guidance=guidance,
-        interval=parse_interval(guidance_interval),
+    if compiled:
+        pipe.compile()
+    full = full_method(
+        len(pipe.stack.bricks),
+        *(steps, sampler, guidance, guidance_interval, self_guidance, option),
     )
     method = pipe.within(full, parse_budget(budget), batch=batch)
     factor = pipe.codec.factor

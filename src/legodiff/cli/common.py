@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
     from legodiff.pipeline import LegoPipeline
+    from legodiff.sampling import Method
 
 console = Console()
 MOST_NUMBERS = 10_000_000  # seeds in one call, at most
@@ -28,6 +29,61 @@ MOST_NUMBERS = 10_000_000  # seeds in one call, at most
 DeviceOption = Annotated[
     str, typer.Option("--device", help="auto, cpu, cuda, mps ...", show_default=True)
 ]
+# How images are drawn, said the same way by every command that draws.
+StepsOption = Annotated[int, typer.Option("--steps", help="Steps of the sampler.", min=1)]
+SamplerOption = Annotated[
+    str, typer.Option("--sampler", help="heun, euler, dpmpp_2m, ddpm or ddim.")
+]
+GuidanceOption = Annotated[
+    float, typer.Option("--guidance", help="Classifier-free guidance; 1 is none.")
+]
+IntervalOption = Annotated[
+    str | None,
+    typer.Option("--guidance-interval", help="Noise levels with guidance, as FROM,TO: 0.2,5."),
+]
+SelfGuidanceOption = Annotated[
+    float, typer.Option("--self-guidance", help="Guidance by the lowest brick; 1 is none.")
+]
+SamplerOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        help="Of the sampler: churn=10, s_min, s_max, s_noise; eta=0.5. Repeatable.",
+    ),
+]
+WeightsOption = Annotated[
+    str, typer.Option("--weights", help="ema: their average; raw: as they were last.")
+]
+VaeOption = Annotated[
+    str | None, typer.Option("--vae", help="VAE of a model of latents: a folder or Hub id.")
+]
+CompileOption = Annotated[
+    bool, typer.Option("--compile", help="Through torch.compile: pays off for many images.")
+]
+
+
+def full_method(
+    bricks: int,
+    steps: int,
+    sampler: str,
+    guidance: float,
+    guidance_interval: str | None,
+    self_guidance: float,
+    option: list[str] | None,
+) -> "Method":
+    """The method with all bricks that these options ask for."""
+    from legodiff.diffusion.skipping import SkipPlan
+    from legodiff.sampling import Method
+
+    return Method(
+        plan=SkipPlan.full(bricks),
+        steps=steps,
+        sampler=sampler,
+        options=parse_options(option or []),
+        guidance=guidance,
+        interval=parse_interval(guidance_interval),
+        self_guidance=self_guidance,
+    )
 
 
 def say(text: str) -> None:

@@ -8,13 +8,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from legodiff.cli.common import (
+    CompileOption,
     DeviceOption,
+    GuidanceOption,
+    IntervalOption,
+    SamplerOption,
+    SamplerOptions,
+    SelfGuidanceOption,
+    StepsOption,
+    VaeOption,
+    WeightsOption,
     choose_device,
+    full_method,
     parse_budget,
-    parse_interval,
     parse_labels,
     parse_numbers,
-    parse_options,
     parse_size,
     progress,
     say,
@@ -24,6 +32,7 @@ if TYPE_CHECKING:
     from legodiff.output import Order
     from legodiff.pipeline import LegoPipeline
     from legodiff.sampling import Method
+    from legodiff.train.distributed import World
 
 SHOWN = 400  # images in a grid, at most
 
@@ -38,25 +47,18 @@ def sample(
     per_class: Annotated[
         int | None, typer.Option(help="Images of each class, with seeds from 0.", min=1)
     ] = None,
-    steps: Annotated[int, typer.Option(help="Steps of the sampler.", min=1)] = 18,
-    sampler: Annotated[str, typer.Option(help="heun, euler, dpmpp_2m, ddpm or ddim.")] = "heun",
-    guidance: Annotated[float, typer.Option(help="Classifier-free guidance; 1 is none.")] = 1.0,
-    guidance_interval: Annotated[
-        str | None, typer.Option(help="Noise levels with guidance, as FROM,TO: 0.2,5.")
-    ] = None,
-    self_guidance: Annotated[
-        float, typer.Option(help="Guidance by the lowest brick, at no cost; 1 is none.")
-    ] = 1.0,
+    steps: StepsOption = 18,
+    sampler: SamplerOption = "heun",
+    guidance: GuidanceOption = 1.0,
+    guidance_interval: IntervalOption = None,
+    self_guidance: SelfGuidanceOption = 1.0,
+    option: SamplerOptions = None,
     skip: Annotated[
         float | None, typer.Option(help="Share of the steps without the top brick, 0 to 1.")
     ] = None,
     budget: Annotated[
         str | None,
         typer.Option(help="Share of the full FLOPs, 0.5, or time for an image, 50ms."),
-    ] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option(help="Of the sampler: churn=10, s_min, s_max, s_noise; eta=0.5. Repeatable."),
     ] = None,
     size: Annotated[
         str | None, typer.Option(help="HEIGHTxWIDTH of the images; the training size by default.")
@@ -69,12 +71,9 @@ def sample(
     animate: Annotated[
         str | None, typer.Option(help="gif or webp: also an animation of the first images.")
     ] = None,
-    weights: Annotated[
-        str, typer.Option(help="ema: their average; raw: as they were last.")
-    ] = "ema",
-    vae: Annotated[
-        str | None, typer.Option(help="VAE of a model of latents: a folder or Hub id.")
-    ] = None,
+    weights: WeightsOption = "ema",
+    vae: VaeOption = None,
+    compiled: CompileOption = False,
     overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
     device: DeviceOption = "auto",
 ) -> None:
@@ -84,32 +83,22 @@ def sample(
     torchrun --nproc-per-node 8 -m -- legodiff sample ...
     """
     from legodiff import output
-    from legodiff.diffusion.skipping import SkipPlan
     from legodiff.pipeline import LegoPipeline
-    from legodiff.sampling import Method
     from legodiff.train.distributed import joined
 
     with joined(choose_device(device)) as world:
         pipe = LegoPipeline.from_pretrained(run, world.device, vae, weights)
+        if compiled:
+            pipe.compile()
         chosen = parse_labels(labels, pipe)
-        if seeds is not None and per_class is not None:
-            raise ValueError("give --seeds or --per-class, not both")
-        default = f"0-{len(chosen) * (per_class or 1) - 1}"
-        numbers = parse_numbers("--seeds", default if seeds is None else seeds)
-        if len(set(numbers)) < len(numbers):
-            raise ValueError(f"--seeds {seeds}: a seed stands there twice, and names one file")
+        numbers = _seeds(seeds, per_class, len(chosen))
+        canvas = pipe.canvas(parse_size(size))
+        full = full_method(
+            len(pipe.stack.bricks),
+            *(steps, sampler, guidance, guidance_interval, self_guidance, option),
+        )
         if skip is not None and budget is not None:
             raise ValueError("give --skip or --budget, not both")
-        full = Method(
-            plan=SkipPlan.full(len(pipe.stack.bricks)),
-            steps=steps,
-            sampler=sampler,
-            options=parse_options(option or []),
-            guidance=guidance,
-            interval=parse_interval(guidance_interval),
-            self_guidance=self_guidance,
-        )
-        canvas = pipe.canvas(parse_size(size))
         plan = None if skip is None else pipe.paper_plan(skip, steps, sampler)
         method = pipe.within(full, parse_budget(budget), plan, min(batch, len(numbers)))
         order = output.Order(
@@ -122,15 +111,9 @@ def sample(
             weights=weights,
         )
         _check_order(order, out, show, animate)
-        archive = out.suffix == ".npz"
-        write = output.write_parts if archive else output.write_folder
-        with progress() if world.leads else nullcontext(_nothing) as bar:
-            mine = write(order, out, overwrite, world, partial(bar, "drawing"))
-        drawn = world.gather(mine)  # and everyone is done
+        drawn = _write(order, out, overwrite, world)
         if not world.leads:
             return
-        if archive:
-            output.join_parts(order, out)
         _pictures(order, out, len(chosen), show, animate)
         about = order.about
         say(
@@ -139,6 +122,31 @@ def sample(
         )
         if budget is not None:
             say(_about_plan(pipe, full, order, drawn))
+
+
+def _seeds(seeds: str | None, per_class: int | None, classes: int) -> list[int]:
+    """The seeds that are asked for, one image each."""
+    if seeds is not None and per_class is not None:
+        raise ValueError("give --seeds or --per-class, not both")
+    default = f"0-{classes * (per_class or 1) - 1}"
+    numbers = parse_numbers("--seeds", default if seeds is None else seeds)
+    if len(set(numbers)) < len(numbers):
+        raise ValueError(f"--seeds {seeds}: a seed stands there twice, and names one file")
+    return numbers
+
+
+def _write(order: "Order", out: Path, overwrite: bool, world: "World") -> list[tuple[int, float]]:
+    """Draws and writes; returns the images and seconds of every process."""
+    from legodiff import output
+
+    archive = out.suffix == ".npz"
+    write = output.write_parts if archive else output.write_folder
+    with progress() if world.leads else nullcontext(_nothing) as bar:
+        mine = write(order, out, overwrite, world, partial(bar, "drawing"))
+    drawn = world.gather(mine)  # and everyone is done
+    if archive and world.leads:
+        output.join_parts(order, out)
+    return drawn
 
 
 def _check_order(order: "Order", out: Path, show: str | None, animate: str | None) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from legodiff.model.compiled import CompiledStack
 from legodiff.model.spec import StackSpec
 from legodiff.model.stack import LegoStack
 
@@ -55,7 +56,7 @@ def brick_parameters(spec: StackSpec) -> tuple[int, ...]:
 
 @torch.no_grad()
 def subset_seconds(
-    stack: LegoStack,
+    stack: LegoStack | CompiledStack,
     bricks: tuple[int, ...],
     size: tuple[int, int],
     batch: int,
@@ -77,7 +78,7 @@ def subset_seconds(
 class Meter:
     """A stack that counts, in images, what it is asked to do, and lets it be watched."""
 
-    def __init__(self, stack: LegoStack, watch: Watch | None = None) -> None:
+    def __init__(self, stack: LegoStack | CompiledStack, watch: Watch | None = None) -> None:
         self.stack, self.watch = stack, watch
         self.evaluations = self.flops = 0
 

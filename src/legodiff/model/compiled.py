@@ -1,0 +1,81 @@
+"""A stack through ``torch.compile``: one graph for every set of bricks that runs."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from legodiff.model.stack import LegoStack
+
+MOST_GRAPHS = 256  # torch's own limit, 8, is for code that compiles again and again by mistake
+
+
+class CompiledStack:
+    """Denoises as the stack does. Each graph serves batches of any number of images.
+
+    A graph is compiled when its bricks first run on a size of canvas; windows of a canvas all have
+    one size. A lone image is faster in a graph of its own, which it gets unless there is one for
+    several images already.
+    """
+
+    def __init__(self, stack: LegoStack, **options: Any) -> None:
+        """``options`` are those of ``torch.compile``."""
+        self.stack, self.spec, self.options = stack, stack.spec, {"fullgraph": True, **options}
+        self.graphs: dict[tuple[Any, ...], Callable[..., list[Tensor]]] = {}
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        return self.stack.parameters()
+
+    def __call__(
+        self,
+        noisy: Tensor,
+        sigma: Tensor,
+        labels: Tensor | None = None,
+        bricks: Sequence[int] | None = None,
+    ) -> Tensor:
+        return self.estimates(noisy, sigma, labels, bricks)[-1]
+
+    def estimates(
+        self,
+        noisy: Tensor,
+        sigma: Tensor,
+        labels: Tensor | None = None,
+        bricks: Sequence[int] | None = None,
+    ) -> list[Tensor]:
+        """As ``LegoStack.estimates``. Raises ValueError if torch cannot compile here."""
+        from torch._dynamo.exc import BackendCompilerFailed  # takes seconds to import
+
+        running = tuple(sorted(set(range(len(self.spec.bricks)) if bricks is None else bricks)))
+        inputs = [noisy, sigma] if labels is None else [noisy, sigma, labels]
+        count, several = len(noisy), (running, len(inputs), noisy.shape[1:], True)
+        key = several
+        if count == 1 and several in self.graphs:
+            inputs = [tensor.repeat(2, *[1] * (tensor.ndim - 1)) for tensor in inputs]
+        elif count == 1:
+            key = (*several[:3], False)
+        if key not in self.graphs:
+            only = partial(_estimates, self.stack, running)
+            self.graphs[key] = torch.compile(only, **self.options)
+        if len(inputs[0]) > 1:
+            for tensor in inputs:
+                torch._dynamo.mark_dynamic(tensor, 0)
+        try:
+            with torch._dynamo.config.patch(recompile_limit=MOST_GRAPHS):
+                return [estimate[:count] for estimate in self.graphs[key](*inputs)]
+        except BackendCompilerFailed as error:
+            reason = str(error.inner_exception).splitlines()[0]
+            raise ValueError(
+                f"torch.compile does not work here; draw without it ({reason})"
+            ) from error
+
+
+def _estimates(
+    stack: LegoStack,
+    bricks: tuple[int, ...],
+    noisy: Tensor,
+    sigma: Tensor,
+    labels: Tensor | None = None,
+) -> list[Tensor]:
+    return stack.estimates(noisy, sigma, labels, bricks)
