@@ -2,20 +2,44 @@
 
     python benchmarks/canvas.py --crops crops
     legodiff train --data crops --run runs/crops-pr ...  (the whole line is in docs/sampling.md)
-    python benchmarks/canvas.py runs/crops-pr --canvases 16 --out canvas.jsonl
+    python benchmarks/canvas.py runs/crops-pr --crops crops --canvases 12 --out canvas.jsonl
     python benchmarks/canvas.py --table canvas.jsonl
 
-The crops are of scikit-learn's two photographs, a temple and a flower: a class each.
+The crops are of scikit-learn's two photographs, a temple and a flower: a class each. Canvases of
+either class are drawn in every way, from the same seeds. Their seams are measured at the borders of
+the smallest patches, and at those of windows that lie side by side. FD-pooled is the Fréchet
+distance between windows of the canvases and the crops, on 64 features: 4x4 means of each channel,
+and of the gradient. Plain squares are what a canvas without any windows would be.
 """
 
 import argparse
+import json
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from legodiff import LegoPipeline, SkipPlan
+from legodiff.diffusion.canvas import Windows
+from legodiff.evaluate.frechet import frechet_distance
+from legodiff.evaluate.seams import Seam, seams
+from legodiff.sampling import Method
 
-def write_crops(out: Path, count: int, side: int, seed: int = 0) -> None:
+SIDE = 32
+WAYS: dict[str, dict[str, int]] = {
+    "side by side, not shifted": {"stride": SIDE},
+    "shifted (default)": {},
+    "shifted, overlap 4": {"margin": 4},
+    "shifted, overlap 8": {"margin": 8},
+    "stride 16": {"stride": 16},
+    "stride 8": {"stride": 8},
+}
+
+
+def write_crops(out: Path, count: int, seed: int = 0) -> None:
     """``count`` crops of each photograph, of 2 to 4 times the side, made small."""
     from sklearn.datasets import load_sample_images
 
@@ -26,19 +50,121 @@ def write_crops(out: Path, count: int, side: int, seed: int = 0) -> None:
         folder = out / Path(name).stem
         folder.mkdir(parents=True, exist_ok=True)
         for number in range(count):
-            large = int(rng.integers(2 * side, 4 * side + 1))
+            large = int(rng.integers(2 * SIDE, 4 * SIDE + 1))
             left = int(rng.integers(photograph.width - large + 1))
             top = int(rng.integers(photograph.height - large + 1))
             crop = photograph.crop((left, top, left + large, top + large))
-            crop.resize((side, side), Image.Resampling.LANCZOS).save(folder / f"{number:05d}.png")
+            crop.resize((SIDE, SIDE), Image.Resampling.LANCZOS).save(folder / f"{number:05d}.png")
+
+
+def features(images: np.ndarray) -> np.ndarray:
+    """64 features of images (N, SIDE, SIDE, 3): means in 4 x 4 cells, of colour and of gradient."""
+    pixels = images.astype(np.float64) / 255
+    grey = pixels.mean(-1)
+    gradient = np.hypot(*(np.gradient(grey, axis=axis) for axis in (1, 2)))
+    layers = np.concatenate([pixels, gradient[..., None]], -1)
+    cells = layers.reshape(len(images), 4, SIDE // 4, 4, SIDE // 4, 4).mean(axis=(2, 4))
+    return cells.reshape(len(images), -1)
+
+
+def windows_of(canvas: np.ndarray) -> Iterator[np.ndarray]:
+    """The squares of SIDE pixels that a canvas (H, W, 3) is made of."""
+    for row in range(0, canvas.shape[0], SIDE):
+        for column in range(0, canvas.shape[1], SIDE):
+            yield canvas[row : row + SIDE, column : column + SIDE]
+
+
+def measure(run: Path, crops: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """A row for the crops, for plain squares, and for every way."""
+    pipe = LegoPipeline.from_pretrained(run)
+    finest, canvas = pipe.stack.spec.finest, (96, 160)
+    method = Method(SkipPlan.full(len(pipe.stack.bricks)), arguments.steps)
+    files = sorted(crops.glob("*/*.png"))
+    real = np.stack([np.asarray(Image.open(file)) for file in files])
+    known = features(real)
+
+    def row(way: str, images: np.ndarray, cost: float, seconds: float) -> dict[str, Any]:
+        squares = np.stack([square for image in images for square in windows_of(image)])
+        lengths = images.shape[1:3]
+        bricks = [range(finest, length, finest) for length in lengths]
+        borders = [range(SIDE, length, SIDE) for length in lengths]
+        return {
+            "run": run.name,
+            "way": way,
+            "steps": arguments.steps,
+            "images": len(images),
+            "brick seams": seams(images, *bricks),
+            "window seams": seams(images, *borders) if len(borders[0]) else None,
+            "FD-pooled": frechet_distance(features(squares), known),
+            "cost": cost,
+            "seconds": seconds,
+        }
+
+    count = arguments.canvases
+    squares = count * canvas[0] * canvas[1] // SIDE**2
+    rng = np.random.default_rng(1)
+    yield row("the crops themselves", real[rng.permutation(len(real))[:squares]], 0, 0)
+    plain = pipe.render(method, [n % 2 for n in range(squares)], range(squares), batch=32)
+    images = np.stack([np.asarray(image) for image in plain.images])
+    yield row("plain squares", images, 1.0, plain.seconds * squares)
+    for way, words in WAYS.items():
+        if way not in arguments.ways:
+            continue
+        windows = Windows((SIDE, SIDE), batch=32, **words)
+        began = time.perf_counter()
+        drawn = pipe.render(
+            method, [n % 2 for n in range(count)], range(count), canvas, 4, windows=windows
+        )
+        images = np.stack([np.asarray(image) for image in drawn.images])
+        if arguments.pictures:
+            arguments.pictures.mkdir(parents=True, exist_ok=True)
+            for number in range(2):
+                drawn.images[number].save(arguments.pictures / f"{run.name}-{way}-{number}.png")
+        cost = drawn.flops * SIDE**2 / (plain.flops * canvas[0] * canvas[1])
+        yield row(way, images, cost, time.perf_counter() - began)
+
+
+def show(path: Path) -> None:
+    """Prints the rows as a table."""
+    print("| model | way | brick seams | window seams | FD-pooled | cost of a pixel |")
+    print("|---|---|---|---|---|---|")
+    for line in path.read_text().splitlines():
+        row = json.loads(line)
+        found = [
+            "" if row[name] is None else "{:.2f} ({:.2f} to {:.2f})".format(*Seam(*row[name]))
+            for name in ("brick seams", "window seams")
+        ]
+        print(
+            f"| {row['run']} | {row['way']} | {found[0]} | {found[1]} | {row['FD-pooled']:.3f} "
+            f"| {row['cost']:.2f} |"
+        )
 
 
 def main() -> None:
     """Parses the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--crops", type=Path)
+    parser.add_argument("runs", nargs="*", type=Path)
+    parser.add_argument("--crops", type=Path, help="folder of crops, made if there is none")
+    parser.add_argument("--count", type=int, default=4000, help="crops of each photograph")
+    parser.add_argument("--canvases", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--ways", nargs="+", default=list(WAYS))
+    parser.add_argument("--pictures", type=Path, help="folder for the first two of each way")
+    parser.add_argument("--out", type=Path, default=Path("canvas.jsonl"))
+    parser.add_argument("--table", type=Path)
     arguments = parser.parse_args()
-    write_crops(arguments.crops, 4000, 32)
+    if arguments.table:
+        show(arguments.table)
+        return
+    if not arguments.crops:
+        parser.error("say where the crops are: --crops FOLDER")
+    if not arguments.crops.exists():
+        write_crops(arguments.crops, arguments.count)
+    for run in arguments.runs:
+        for row in measure(run, arguments.crops, arguments):
+            print(json.dumps(row), flush=True)
+            with arguments.out.open("a") as file:
+                file.write(json.dumps(row) + "\n")
 
 
 if __name__ == "__main__":

@@ -73,15 +73,43 @@ def test_estimates_are_averaged_where_windows_overlap():
 
 @pytest.mark.parametrize("wrap", WRAPS)
 def test_shifted_windows_see_each_pixel_about_once_and_move_with_the_noise_level(wrap):
-    windows, canvas = Windows((8, 8), wrap=wrap), (64, 96)
-    counts = {level: len(windows.places(canvas, level)) for level in SIGMAS[:-1].tolist()}
-    most = (8 + (not wrap[0])) * (12 + (not wrap[1]))
-    assert all(8 * 12 <= count <= most for count in counts.values())
+    windows = Windows((8, 8), wrap=wrap)
+    canvas = windows.drawn((64, 96))
+    assert canvas == (64 if wrap[0] else 72, 96 if wrap[1] else 104)
+    for level in SIGMAS[:-1].tolist():
+        seen = torch.zeros(canvas, dtype=torch.int64)
+        for row, column in windows.places(canvas, level):
+            rows, columns = (torch.arange(8) + row) % canvas[0], (torch.arange(8) + column)
+            seen[rows[:, None], columns % canvas[1]] += 1
+        assert seen.min() == seen.max() == 1
     places = [tuple(windows.places(canvas, level)) for level in SIGMAS[:-1].tolist()]
     assert len(set(places)) == len(places)
     assert places == [tuple(windows.places(canvas, level)) for level in SIGMAS[:-1].tolist()]
     # float32, as the denoiser is told, and float64, as a grid has it, are the same level
     assert places[1] == tuple(windows.places(canvas, float(SIGMAS[1].float())))
+
+
+@pytest.mark.parametrize("margin", [0, 1, 3, 4])
+@pytest.mark.parametrize("length", [9, 16, 37])
+def test_no_window_sees_two_ends_of_a_canvas_that_does_not_wrap(length, margin):
+    windows = Windows((8, 8), margin=margin)
+    drawn = windows.drawn((8, length))
+    assert drawn[0] == 8  # one window high: nothing to cut away
+    assert drawn[1] < length + 8 + 8
+    assert windows.drawn((8, 8)) == (8, 8)
+    for level in torch.linspace(0.01, 1, 100).tolist():
+        for _, column in windows.places(drawn, level):
+            seen = {(column + pixel) % drawn[1] for pixel in range(8)}
+            assert not {0, length - 1} <= seen
+    assert Windows((8, 8), stride=8).drawn((8, length)) == (8, length)
+
+
+def test_regions_go_on_across_the_gap():
+    windows, regions = Windows((8, 8)), across([1, 5], (8, 16))
+    size = windows.drawn((8, 16))
+    drawn = windowed(pointwise, windows, regions)(torch.zeros(1, 1, *size), torch.ones(1), None)
+    assert size == (8, 24)
+    assert (drawn[0, 0, 0] / 0.1).round().tolist() == [1] * 8 + [5] * 12 + [1] * 4
 
 
 def test_shifts_are_spread_evenly():

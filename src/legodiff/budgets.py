@@ -87,7 +87,7 @@ def cost(
     for sigma in method.levels(sampling):
         looks, size = 1, canvas
         if windows is not None:
-            looks, size = len(windows.places(canvas, sigma)), windows.size
+            looks, size = len(windows.places(windows.drawn(canvas), sigma)), windows.size
         calls = looks * method.evaluations(sigma)
         evaluations += calls
         flops += calls * subset_flops(spec, method.plan.bricks(sigma), size)

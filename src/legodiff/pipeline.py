@@ -221,6 +221,7 @@ class LegoPipeline:
 
         meter = Meter(self.network, watch)
         denoise = method.denoiser(meter, self.stack.spec.classes)
+        whole = canvas if windows is None else windows.drawn(canvas)
         if windows is not None:
             denoise = windowed(denoise, windows, regions)
         images: list[Image.Image] = []
@@ -228,7 +229,8 @@ class LegoPipeline:
         for start in range(0, len(numbers), batch):
             part = slice(start, start + batch)
             on_step = _images_done(on_progress, start, len(numbers[part]), method.steps)
-            drawn = self.draw(denoise, indices[part], numbers[part], method, canvas, on_step)
+            drawn = self.draw(denoise, indices[part], numbers[part], method, whole, on_step)
+            drawn = drawn[..., : canvas[0], : canvas[1]]
             if not drawn.isfinite().all():
                 raise ValueError("the model drew values that are not finite; is it broken?")
             images += to_pil(decode(drawn))

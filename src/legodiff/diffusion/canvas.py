@@ -10,7 +10,8 @@ Two ways to lay the windows:
   plain mean where they overlap. A stride of an eighth of the window evaluates every pixel 64 times.
 - *shift* (after SpotDiffusion, Frolov et al. 2024): windows side by side, every pixel about once;
   where they begin changes with the noise level, so a border at one level is inside a window at the
-  next.
+  next. So are the borders of bricks. For this the canvas has no edges: it goes on at its other end,
+  across a gap of a window that is drawn with it and cut away.
 """
 
 from collections.abc import Sequence
@@ -53,9 +54,22 @@ class Windows:
         if self.batch < 1:
             raise ValueError(f"batch is {self.batch}; it must be 1 or more")
 
-    def places(self, canvas: tuple[int, int], sigma: float) -> list[tuple[int, int]]:
+    def drawn(self, canvas: tuple[int, int]) -> tuple[int, int]:
+        """What is drawn for a canvas: itself, and a gap below and to the right to be cut away.
+
+        Where the canvas wraps, or lies on a stride, or is one window long, there is no gap.
+        """
+        lengths = []
+        for length, side, wrap in zip(canvas, self.size, self.wrap, strict=True):
+            if self.stride is None and not wrap and length > side:
+                step = side - self.margin
+                length = -(-(length + side - 1) // step) * step
+            lengths.append(length)
+        return lengths[0], lengths[1]
+
+    def places(self, drawn: tuple[int, int], sigma: float) -> list[tuple[int, int]]:
         """Where the windows begin at a noise level: rows and columns of their first pixels."""
-        rows, columns = (self._axis(canvas[axis], axis, sigma) for axis in (0, 1))
+        rows, columns = (self._axis(drawn[axis], axis, sigma) for axis in (0, 1))
         return list(product(rows, columns))
 
     def _axis(self, length: int, axis: int, sigma: float) -> list[int]:
@@ -63,19 +77,11 @@ class Windows:
         if length == side and not wrap:
             return [0]
         if self.stride is not None:
-            last = length - 1 if wrap else length - side
-            starts = list(range(0, last + 1, self.stride))
-        else:
-            step = side - self.margin
-            shift = int(_phase(sigma, axis) * step)
-            count = -(-length // step)
-            if wrap:  # as evenly as it goes: a last window would overlap the first by chance
-                return [(shift + round(n * length / count)) % length for n in range(count)]
-            starts = [shift - step + n * step for n in range(count + 1)]
-        if wrap:
-            return starts
-        inside = {min(max(start, 0), length - side) for start in (*starts, 0, length - side)}
-        return sorted(inside)
+            last = 0 if wrap else length - side  # the last window fits
+            return sorted({*range(0, length if wrap else last, self.stride), last})
+        step = side - self.margin
+        shift, count = int(_phase(sigma, axis) * step), -(-length // step)
+        return [(shift + round(number * length / count)) % length for number in range(count)]
 
     def weight(self) -> Tensor:
         """How much each pixel of a window counts: float32 (height, width)."""
@@ -176,7 +182,7 @@ def _softened(masks: Tensor, blend: int, wrap: tuple[bool, bool]) -> Tensor:
 
 
 def windowed(denoise: Denoise, windows: Windows, regions: Regions | None = None) -> Denoise:
-    """A denoiser of canvases (B, C, H, W) from one of windows.
+    """A denoiser of canvases (B, C, H, W) from one of windows; H x W are ``windows.drawn``.
 
     ``regions`` replace the labels of the call: a window is evaluated once for each label that
     counts anywhere in it. Estimates are merged by the mean of all windows, then by the regions.
@@ -190,8 +196,8 @@ def windowed(denoise: Denoise, windows: Windows, regions: Regions | None = None)
         if regions is None:
             return _merged(denoise, noisy, sigma, labels, places, windows, shares)
         total = torch.zeros_like(noisy)
-        for number, label in enumerate(regions.labels):
-            mask = regions.masks[number].to(noisy)
+        masks = _beyond(regions.masks, canvas).to(noisy)
+        for mask, label in zip(masks, regions.labels, strict=True):
             inside = [at for at in places if mask[_pixels(at, windows.size, canvas)].any()]
             if inside:
                 chosen = sigma.new_full(sigma.shape, label, dtype=torch.int64)
@@ -200,6 +206,16 @@ def windowed(denoise: Denoise, windows: Windows, regions: Regions | None = None)
         return total
 
     return denoise_canvas
+
+
+def _beyond(masks: Tensor, drawn: tuple[int, int]) -> Tensor:
+    """Masks (R, H, W) of a canvas, on all that is drawn: the nearer edge goes on into the gap."""
+    for axis in (-2, -1):
+        known, length = masks.shape[axis], drawn[axis]
+        middle = known + (length - known) // 2
+        at = torch.arange(length).clamp(max=known - 1)
+        masks = masks.index_select(axis, torch.where(torch.arange(length) < middle, at, 0))
+    return masks
 
 
 def _merged(
