@@ -29,7 +29,7 @@ from legodiff.evaluate.seams import Seam, seams
 from legodiff.sampling import Method
 
 SIDE = 32
-WAYS: dict[str, dict[str, int]] = {
+WAYS: dict[str, dict[str, Any]] = {
     "side by side, not shifted": {"stride": SIDE},
     "shifted (default)": {},
     "shifted, overlap 4": {"margin": 4},
@@ -63,8 +63,8 @@ def features(images: np.ndarray) -> np.ndarray:
     grey = pixels.mean(-1)
     gradient = np.hypot(*(np.gradient(grey, axis=axis) for axis in (1, 2)))
     layers = np.concatenate([pixels, gradient[..., None]], -1)
-    cells = layers.reshape(len(images), 4, SIDE // 4, 4, SIDE // 4, 4).mean(axis=(2, 4))
-    return cells.reshape(len(images), -1)
+    cells = layers.reshape(len(images), 4, SIDE // 4, 4, SIDE // 4, 4)
+    return np.asarray(cells.mean(axis=(2, 4)).reshape(len(images), -1))
 
 
 def windows_of(canvas: np.ndarray) -> Iterator[np.ndarray]:
@@ -93,8 +93,8 @@ def measure(run: Path, crops: Path, arguments: argparse.Namespace) -> Iterator[d
             "way": way,
             "steps": arguments.steps,
             "images": len(images),
-            "brick seams": seams(images, *bricks),
-            "window seams": seams(images, *borders) if len(borders[0]) else None,
+            "brick seams": seams(images, bricks[0], bricks[1]),
+            "window seams": seams(images, borders[0], borders[1]) if len(borders[0]) else None,
             "FD-pooled": frechet_distance(features(squares), known),
             "cost": cost,
             "seconds": seconds,

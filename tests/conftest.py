@@ -1,5 +1,6 @@
 import functools
 import os
+import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach the network
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # tests run in parallel
@@ -7,9 +8,11 @@ os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # test
 import pytest
 import torch
 
-from legodiff import LegoStack, preset
+from legodiff import LegoPipeline, LegoStack, cli, preset
+from legodiff.codec import PixelCodec
 from legodiff.evaluate.digits import DigitJudges
 from legodiff.model.patches import PatchSample
+from legodiff.sampling import Sampling
 
 torch.set_num_threads(1)
 
@@ -31,6 +34,33 @@ def stack(request):
     """A small three-brick stack whose every brick changes the estimate, 10 classes, grey."""
     torch.manual_seed(0)
     return awaken(LegoStack(preset(f"tiny-{request.param}-16", channels=1, classes=10))).eval()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    stack = awaken(LegoStack(preset("tiny-pr-16", channels=1, classes=10))).eval()
+    names = ("zero", *map(str, range(1, 10)))
+    LegoPipeline(stack, PixelCodec((0.0,)), names, Sampling(), 0.1).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Runs a command line in this process; gives (exit code, stdout, stderr)."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["legodiff", *map(str, words)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return run
 
 
 def samples_of(spec, ratio=0.5, batch=3, size=(16, 16), seed=0, device="cpu"):

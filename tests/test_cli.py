@@ -6,41 +6,10 @@ import time
 
 import numpy as np
 import pytest
-import torch
-from conftest import awaken
 from PIL import Image
 
 import legodiff
-from legodiff import LegoPipeline, LegoStack, cli, preset
-from legodiff.codec import PixelCodec
-from legodiff.sampling import Sampling
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    torch.manual_seed(0)
-    stack = awaken(LegoStack(preset("tiny-pr-16", channels=1, classes=10))).eval()
-    names = ("zero", *map(str, range(1, 10)))
-    LegoPipeline(stack, PixelCodec((0.0,)), names, Sampling(), 0.1).save_pretrained(folder)
-    return str(folder)
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Runs a command line in this process; gives (exit code, stdout, stderr)."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["legodiff", *map(str, words)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return run
+from legodiff import LegoPipeline
 
 
 def test_every_command_helps_at_once_and_by_example():

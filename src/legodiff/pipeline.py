@@ -231,9 +231,7 @@ class LegoPipeline:
             on_step = _images_done(on_progress, start, len(numbers[part]), method.steps)
             drawn = self.draw(denoise, indices[part], numbers[part], method, whole, on_step)
             drawn = drawn[..., : canvas[0], : canvas[1]]
-            if not drawn.isfinite().all():
-                raise ValueError("the model drew values that are not finite; is it broken?")
-            images += to_pil(decode(drawn))
+            images += to_pil(decode(finite(drawn)))
         count = len(numbers)
         return Samples(
             images,
@@ -411,6 +409,13 @@ class LegoPipeline:
                 "run legodiff plan again"
             )
         return found
+
+
+def finite(drawn: Tensor) -> Tensor:
+    """The same. Raises ValueError if there is a NaN or an infinity in it."""
+    if not drawn.isfinite().all():
+        raise ValueError("the model drew values that are not finite; is it broken?")
+    return drawn
 
 
 def _images_done(

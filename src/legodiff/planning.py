@@ -22,7 +22,7 @@ from legodiff.diffusion.planner import Choice, Found, Step, influences, trade_of
 from legodiff.diffusion.skipping import SkipPlan
 from legodiff.model.cost import subset_flops
 from legodiff.model.stack import LegoStack
-from legodiff.pipeline import LegoPipeline
+from legodiff.pipeline import LegoPipeline, finite
 from legodiff.plans import Curve, Point
 from legodiff.sampling import Method
 
@@ -112,7 +112,8 @@ class _Trial:
         totals: Losses = {}
         for labels, seeds in self.each("measuring", list(self.parts())):
             denoise = self.measuring(totals)
-            self.reference.append(self.pipe.draw(denoise, labels, seeds, self.method, self.size))
+            drawn = self.pipe.draw(denoise, labels, seeds, self.method, self.size)
+            self.reference.append(finite(drawn))
         return totals
 
     def measuring(self, totals: Losses) -> Denoise:

@@ -17,6 +17,7 @@ from legodiff.cli.common import (
     StepsOption,
     VaeOption,
     WeightsOption,
+    check_place,
     choose_device,
     full_method,
     parse_budget,
@@ -28,7 +29,7 @@ from legodiff.cli.common import (
 
 if TYPE_CHECKING:
     from legodiff.diffusion.canvas import Regions
-    from legodiff.pipeline import LegoPipeline
+    from legodiff.pipeline import LegoPipeline, Samples
 
 WRAPS = {"none": (False, False), "x": (False, True), "y": (True, False), "both": (True, True)}
 
@@ -65,7 +66,9 @@ def canvas(
     ] = None,
     stride: Annotated[
         int | None,
-        typer.Option(help="The paper's way: a window every so many pixels, averaged. Dear.", min=1),
+        typer.Option(
+            help="The paper's way: a window every so many pixels of the model, averaged.", min=1
+        ),
     ] = None,
     margin: Annotated[
         int | None, typer.Option(help="Pixels by which shifted windows overlap.", min=0)
@@ -91,10 +94,7 @@ def canvas(
     from legodiff.pipeline import LegoPipeline
 
     wanted = parse_size(size) or (0, 0)
-    if out.suffix.lower() != ".png":
-        raise ValueError(f"--out {out}: the picture is a PNG; end the name in .png")
-    if out.exists() and not overwrite:
-        raise ValueError(f"{out} exists already; add --overwrite or choose another --out")
+    _check(out, wanted, overwrite)
     if wrap not in WRAPS:
         raise ValueError(f"--wrap {wrap}: choose from {', '.join(WRAPS)}")
     if stride is not None and margin is not None:
@@ -124,28 +124,32 @@ def canvas(
             windows=windows,
             regions=areas,
         )
-    trained = pipe.stack.spec.image_size
-    plain = pipe.cost(method, trained)[1] / (trained[0] * trained[1])
-    cost = samples.flops / (place[0] * place[1]) / plain
-    about = {
-        "software": f"legodiff {__version__}",
-        "model": pipe.fingerprint,
-        "weights": weights,
-        "seed": seed,
-        "labels": labels or regions,
-        "blend": soft * factor,
-        "wrap": wrap,
-        "stride": stride,
-        "margin": margin,
-        **method.to_dict(),
-        "flops": samples.flops,
-    }
+    about: dict[str, Any] = {"software": f"legodiff {__version__}", "model": pipe.fingerprint}
+    about |= {"weights": weights, "seed": seed, "labels": labels or regions, "blend": soft * factor}
+    about |= {"wrap": wrap, "stride": stride, "margin": margin, **method.to_dict()}
+    about |= {"flops": samples.flops}
     save_png(out, samples.images[0].crop((0, 0, wanted[1], wanted[0])), about)
     say(
         f"{out}: {wanted[0]}x{wanted[1]} pixels in {samples.seconds:.1f} s, {samples.nfe:,} "
-        f"windows and {samples.flops / 1e9:,.4g} GFLOPs; a pixel cost {cost:.2f} times what it "
-        "does in an image of the training size"
+        f"windows and {samples.flops / 1e9:,.4g} GFLOPs; a pixel cost "
+        f"{_cost(pipe, samples, place):.2f} times what it does in an image of the training size"
     )
+
+
+def _check(out: Path, wanted: tuple[int, int], overwrite: bool) -> None:
+    """Raises ValueError if the picture cannot be kept there."""
+    if out.suffix.lower() != ".png":
+        raise ValueError(f"--out {out}: the picture is a PNG; end the name in .png")
+    if out.exists() and not overwrite:
+        raise ValueError(f"{out} exists already; add --overwrite or choose another --out")
+    check_place(out, wanted[0] * wanted[1] * 3)
+
+
+def _cost(pipe: "LegoPipeline", samples: "Samples", canvas: tuple[int, int]) -> float:
+    """FLOPs of a pixel, by those of a pixel in an image of the training size."""
+    trained = pipe.stack.spec.image_size
+    plain = pipe.cost(samples.method, trained)[1] / (trained[0] * trained[1])
+    return samples.flops / (canvas[0] * canvas[1]) / plain
 
 
 def _next_larger(size: tuple[int, int], pipe: "LegoPipeline") -> tuple[int, int]:

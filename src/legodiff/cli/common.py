@@ -1,8 +1,11 @@
 """What the commands share: the console, options, progress, and the reading of words."""
 
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import inf
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -106,6 +109,22 @@ def choose_device(name: str) -> "torch.device":
         reason = str(error).splitlines()[0]
         raise ValueError(f"--device {name} cannot be used here: {reason}") from error
     return device
+
+
+def check_place(out: Path, needed: int) -> None:
+    """Raises ValueError if ``needed`` bytes cannot be written there: known before, not after."""
+    if blocked := [path for path in (out.parent, *out.parent.parents) if path.is_file()]:
+        raise ValueError(f"{blocked[0]} is a file; it must be a folder")
+    if out.suffix not in (".npz", ".png") and out.is_file():
+        raise ValueError(f"{out} is a file; it must be a folder")
+    near = next(path for path in (out, *out.absolute().parents) if path.is_dir())
+    if not os.access(near, os.W_OK):
+        raise ValueError(f"{near} cannot be written to; choose another --out")
+    if (free := shutil.disk_usage(near).free) < needed:
+        raise ValueError(
+            f"{out}: up to {needed / 1e6:,.0f} MB are to be written, and {free / 1e6:,.0f} MB are "
+            "free; choose another --out"
+        )
 
 
 def parse_numbers(option: str, text: str) -> list[int]:

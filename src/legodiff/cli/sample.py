@@ -18,6 +18,7 @@ from legodiff.cli.common import (
     StepsOption,
     VaeOption,
     WeightsOption,
+    check_place,
     choose_device,
     full_method,
     parse_budget,
@@ -151,10 +152,9 @@ def _write(order: "Order", out: Path, overwrite: bool, world: "World") -> list[t
 
 def _check_order(order: "Order", out: Path, show: str | None, animate: str | None) -> None:
     """Raises ValueError for what would otherwise show after the drawing."""
-    if blocked := [path for path in (out.parent, *out.parent.parents) if path.is_file()]:
-        raise ValueError(f"{blocked[0]} is a file; it must be a folder")
-    if out.suffix != ".npz" and out.is_file():
-        raise ValueError(f"{out} is a file; --out must be a folder, or end in .npz")
+    _ = order.about  # raises for steps that the sampler cannot take
+    pixels = len(order.seeds) * order.size[0] * order.size[1] * 3
+    check_place(out, 2 * pixels if out.suffix == ".npz" else pixels)
     if show not in (None, "refinement"):
         raise ValueError(f"--show {show}: the only choice is refinement")
     if animate not in (None, "gif", "webp"):
