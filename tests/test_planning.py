@@ -1,4 +1,3 @@
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -207,16 +206,6 @@ def test_times_are_read(text, value):
 def test_other_times_are_refused(text):
     with pytest.raises(ValueError, match=r"give a share such as 0\.5, or a time such as 50ms"):
         parse_milliseconds(text)
-
-
-def test_methods_go_through_json():
-    methods = [
-        FULL,
-        Method(SkipPlan.full(2), 5, "ddim", {"eta": 0.5}, 1.5, (0.1, 2.0), 1.2),
-        replace(FULL, guidance=2.0, interval=(0.1, float("inf"))),
-    ]
-    for method in methods:
-        assert Method.from_dict(json.loads(json.dumps(method.to_dict(), allow_nan=False))) == method
 
 
 def test_flops_count_guided_levels_twice():

@@ -1,4 +1,6 @@
 import json
+import weakref
+from collections import Counter
 
 import pytest
 import torch
@@ -6,6 +8,8 @@ from conftest import noisy_batch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from legodiff import SkipPlan
@@ -128,3 +132,44 @@ def test_a_plan_leaves_no_trace(stack):
     before = stack(noisy[one], sigma[one], labels[one])
     skipping(stack, SkipPlan(((0.0, (1,)),)))(noisy[one], sigma[one], labels[one])
     assert torch.equal(stack(noisy[one], sigma[one], labels[one]), before)
+
+
+class LiveBytes(TorchDispatchMode):
+    """The most bytes of tensors that were alive at a time, of those made inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.alive, self.peak = Counter(), 0
+        self.sizes = {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                self.sizes[storage.data_ptr()] = storage.nbytes()
+                self.alive[storage.data_ptr()] += 1
+                weakref.finalize(tensor, self.alive.subtract, [storage.data_ptr()])
+        now = sum(self.sizes[at] for at, count in self.alive.items() if count > 0)
+        self.peak = max(self.peak, now)
+        return made
+
+
+def test_skipping_needs_no_extra_memory(stack):
+    noise, labels = torch.randn(2, 1, 16, 16), torch.tensor([1, 2])
+    parameters = sum(p.nbytes for p in stack.parameters())
+
+    def peak(plan, scale):
+        with torch.no_grad(), LiveBytes() as live:
+            heun(guided(skipping(stack, plan), scale, 10), noise, karras_sigmas(3), labels)
+        return live.peak
+
+    full = peak(SkipPlan.full(3), 1.0)
+    assert noise.nbytes < full < parameters  # nothing as large as the weights is ever copied
+    for plan in (
+        SkipPlan.skip_low_noise(3, 0.5, karras_sigmas(3)),
+        SkipPlan.skip_high_noise(3, 0.5, karras_sigmas(3)),
+        SkipPlan(((0.0, (2,)), (1.0, (0,)))),
+    ):
+        for scale in (1.0, 1.5):
+            assert peak(plan, scale) <= peak(SkipPlan.full(3), scale)
