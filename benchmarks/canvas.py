@@ -6,10 +6,11 @@
     python benchmarks/canvas.py --table canvas.jsonl
 
 The crops are of scikit-learn's two photographs, a temple and a flower: a class each. Canvases of
-either class are drawn in every way, from the same seeds. Their seams are measured at the borders of
-the smallest patches, and at those of windows that lie side by side. FD-pooled is the Fréchet
-distance between windows of the canvases and the crops, on 64 features: 4x4 means of each channel,
-and of the gradient. Plain squares are what a canvas without any windows would be.
+either class are drawn in every way, from the same seeds. Seams are the worst of all rows and of all
+columns that lie as far apart as the borders of the smallest patches, wherever they begin: windows
+that shift have borders everywhere. Window seams are those at the borders of windows side by side.
+FD-pooled is the Fréchet distance between windows of the canvases and the crops, on 64 features: 4x4
+means of each channel, and of the gradient.
 """
 
 import argparse
@@ -67,6 +68,14 @@ def features(images: np.ndarray) -> np.ndarray:
     return np.asarray(cells.mean(axis=(2, 4)).reshape(len(images), -1))
 
 
+def worst_seam(images: np.ndarray, side: int) -> Seam:
+    """The highest of the seams at every ``side``-th row, and column, from any first one on."""
+    height, width = images.shape[1:3]
+    rows = [seams(images, range(first, height, side)) for first in range(1, side + 1)]
+    columns = [seams(images, (), range(first, width, side)) for first in range(1, side + 1)]
+    return max(*rows, *columns)
+
+
 def windows_of(canvas: np.ndarray) -> Iterator[np.ndarray]:
     """The squares of SIDE pixels that a canvas (H, W, 3) is made of."""
     for row in range(0, canvas.shape[0], SIDE):
@@ -85,15 +94,13 @@ def measure(run: Path, crops: Path, arguments: argparse.Namespace) -> Iterator[d
 
     def row(way: str, images: np.ndarray, cost: float, seconds: float) -> dict[str, Any]:
         squares = np.stack([square for image in images for square in windows_of(image)])
-        lengths = images.shape[1:3]
-        bricks = [range(finest, length, finest) for length in lengths]
-        borders = [range(SIDE, length, SIDE) for length in lengths]
+        borders = [range(SIDE, length, SIDE) for length in images.shape[1:3]]
         return {
             "run": run.name,
             "way": way,
             "steps": arguments.steps,
             "images": len(images),
-            "brick seams": seams(images, bricks[0], bricks[1]),
+            "seams": worst_seam(images, finest),
             "window seams": seams(images, borders[0], borders[1]) if len(borders[0]) else None,
             "FD-pooled": frechet_distance(features(squares), known),
             "cost": cost,
@@ -126,13 +133,13 @@ def measure(run: Path, crops: Path, arguments: argparse.Namespace) -> Iterator[d
 
 def show(path: Path) -> None:
     """Prints the rows as a table."""
-    print("| model | way | brick seams | window seams | FD-pooled | cost of a pixel |")
+    print("| model | way | seams | window seams | FD-pooled | cost of a pixel |")
     print("|---|---|---|---|---|---|")
     for line in path.read_text().splitlines():
         row = json.loads(line)
         found = [
             "" if row[name] is None else "{:.2f} ({:.2f} to {:.2f})".format(*Seam(*row[name]))
-            for name in ("brick seams", "window seams")
+            for name in ("seams", "window seams")
         ]
         print(
             f"| {row['run']} | {row['way']} | {found[0]} | {found[1]} | {row['FD-pooled']:.3f} "
@@ -147,7 +154,7 @@ def main() -> None:
     parser.add_argument("--crops", type=Path, help="folder of crops, made if there is none")
     parser.add_argument("--count", type=int, default=4000, help="crops of each photograph")
     parser.add_argument("--canvases", type=int, default=12)
-    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=18)
     parser.add_argument("--ways", nargs="+", default=list(WAYS))
     parser.add_argument("--pictures", type=Path, help="folder for the first two of each way")
     parser.add_argument("--out", type=Path, default=Path("canvas.jsonl"))

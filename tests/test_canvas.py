@@ -32,7 +32,7 @@ def test_one_window_is_plain_sampling_to_the_bit(stack, name, stride):
         assert torch.equal(SAMPLERS[name].sample(canvas, begin, SIGMAS, labels, **own), plain)
         same = torch.tensor([3, 3])
         plain = SAMPLERS[name].sample(stack, begin, SIGMAS, same, **own)
-        canvas = windowed(stack, Windows((16, 16), stride), regions)
+        canvas = windowed(stack, Windows((16, 16), stride), regions=regions)
         assert torch.equal(SAMPLERS[name].sample(canvas, begin, SIGMAS, None, **own), plain)
 
 
@@ -45,16 +45,16 @@ def test_every_pixel_is_seen_and_a_pointwise_denoiser_is_unchanged(wrap, size, s
     for level in (0.03, 0.7, 31.0):
         sigma = torch.full((2,), level)
         for labels in (None, torch.tensor([1, 2])):
-            drawn = windowed(pointwise, windows)(noisy, sigma, labels)
+            drawn = windowed(pointwise, windows, (31.0, 0.7, 0.03))(noisy, sigma, labels)
             assert torch.allclose(drawn, pointwise(noisy, sigma, labels), atol=1e-5)
 
 
 def test_strides_are_the_papers():
     windows = Windows((8, 8), stride=7)
-    assert windows.places((8, 22), 1.0) == [(0, 0), (0, 7), (0, 14)]
-    assert windows.places((8, 24), 1.0) == [(0, 0), (0, 7), (0, 14), (0, 16)]  # the last one fits
+    assert windows.places((8, 22), 0) == [(0, 0), (0, 7), (0, 14)]
+    assert windows.places((8, 24), 0) == [(0, 0), (0, 7), (0, 14), (0, 16)]  # the last one fits
     wrapped = Windows((8, 8), stride=7, wrap=(False, True))
-    assert wrapped.places((8, 22), 1.0) == [(0, 0), (0, 7), (0, 14), (0, 21)]
+    assert wrapped.places((8, 22), 0) == [(0, 0), (0, 7), (0, 14), (0, 21)]
 
 
 def test_estimates_are_averaged_where_windows_overlap():
@@ -72,21 +72,48 @@ def test_estimates_are_averaged_where_windows_overlap():
 
 
 @pytest.mark.parametrize("wrap", WRAPS)
-def test_shifted_windows_see_each_pixel_about_once_and_move_with_the_noise_level(wrap):
+def test_shifted_windows_see_each_pixel_once(wrap):
     windows = Windows((8, 8), wrap=wrap)
     canvas = windows.drawn((64, 96))
     assert canvas == (64 if wrap[0] else 72, 96 if wrap[1] else 104)
-    for level in SIGMAS[:-1].tolist():
+    for turn in range(9):
         seen = torch.zeros(canvas, dtype=torch.int64)
-        for row, column in windows.places(canvas, level):
+        for row, column in windows.places(canvas, turn):
             rows, columns = (torch.arange(8) + row) % canvas[0], (torch.arange(8) + column)
             seen[rows[:, None], columns % canvas[1]] += 1
         assert seen.min() == seen.max() == 1
-    places = [tuple(windows.places(canvas, level)) for level in SIGMAS[:-1].tolist()]
-    assert len(set(places)) == len(places)
-    assert places == [tuple(windows.places(canvas, level)) for level in SIGMAS[:-1].tolist()]
-    # float32, as the denoiser is told, and float64, as a grid has it, are the same level
-    assert places[1] == tuple(windows.places(canvas, float(SIGMAS[1].float())))
+
+
+@pytest.mark.parametrize("grid", [SIGMAS, karras_sigmas(18)])
+def test_windows_move_with_the_noise_level_and_with_nothing_else(grid):
+    places = []
+
+    def denoise(noisy, sigma, labels):
+        places.append((float(sigma[0]), noisy[0, 0, 0, 0].item()))
+        return torch.zeros_like(noisy)
+
+    # Each pixel tells where it is.
+    canvas = torch.arange(24.0).expand(1, 1, 24, 24)
+    levels = [float(level) for level in grid[:-1] for _ in range(2)]  # float64, and each twice
+    draw = windowed(denoise, Windows((8, 8), wrap=(True, True), batch=99), levels)
+    for level in (*levels, *levels):
+        draw(canvas, torch.full((1,), level), None)
+    assert len(set(places)) == len(grid) - 1  # the same level, the same place
+    first = [column for _, column in dict.fromkeys(places)]
+    assert first == [turn * 5 % 8 for turn in range(len(grid) - 1)]
+
+
+@pytest.mark.parametrize("step", [8, 16, 24, 28, 32, 64, 7, 1])
+def test_every_shift_has_its_turn_and_small_patches_have_theirs(step):
+    windows = Windows((step, step), wrap=(True, True))
+    starts = [windows.places((2 * step, 3 * step), turn)[0] for turn in range(step)]
+    for axis in (0, 1):
+        assert sorted(start[axis] for start in starts) == list(range(step))
+        for patch in (4, 8):
+            if step % patch == 0:  # any few levels in a row see borders everywhere in a patch
+                for begin in range(step - patch + 1):
+                    phases = {start[axis] % patch for start in starts[begin : begin + patch]}
+                    assert len(phases) == patch
 
 
 @pytest.mark.parametrize("margin", [0, 1, 3, 4])
@@ -97,8 +124,8 @@ def test_no_window_sees_two_ends_of_a_canvas_that_does_not_wrap(length, margin):
     assert drawn[0] == 8  # one window high: nothing to cut away
     assert drawn[1] < length + 8 + 8
     assert windows.drawn((8, 8)) == (8, 8)
-    for level in torch.linspace(0.01, 1, 100).tolist():
-        for _, column in windows.places(drawn, level):
+    for turn in range(20):
+        for _, column in windows.places(drawn, turn):
             seen = {(column + pixel) % drawn[1] for pixel in range(8)}
             assert not {0, length - 1} <= seen
     assert Windows((8, 8), stride=8).drawn((8, length)) == (8, length)
@@ -107,20 +134,11 @@ def test_no_window_sees_two_ends_of_a_canvas_that_does_not_wrap(length, margin):
 def test_regions_go_on_across_the_gap():
     windows, regions = Windows((8, 8)), across([1, 5], (8, 16))
     size = windows.drawn((8, 16))
-    drawn = windowed(pointwise, windows, regions)(torch.zeros(1, 1, *size), torch.ones(1), None)
+    drawn = windowed(pointwise, windows, regions=regions)(
+        torch.zeros(1, 1, *size), torch.ones(1), None
+    )
     assert size == (8, 24)
     assert (drawn[0, 0, 0] / 0.1).round().tolist() == [1] * 8 + [5] * 12 + [1] * 4
-
-
-def test_shifts_are_spread_evenly():
-    windows = Windows((8, 8), wrap=(True, True))
-    starts = torch.tensor(
-        [windows.places((16, 16), level)[0] for level in karras_sigmas(256)[:-1].tolist()]
-    )
-    for axis in (0, 1):
-        counts = torch.bincount(starts[:, axis] % 8, minlength=8)
-        assert counts.min() > 16  # of 32 expected
-        assert counts.max() < 48
 
 
 @pytest.mark.parametrize("axis", [0, 1])
@@ -147,7 +165,7 @@ def test_regions_give_each_pixel_its_class_and_mix_at_the_border():
         asked.extend(labels.tolist())
         return pointwise(noisy, sigma, labels)
 
-    drawn = windowed(denoise, Windows((8, 8), stride=8), regions)(noisy, sigma, None)
+    drawn = windowed(denoise, Windows((8, 8), stride=8), regions=regions)(noisy, sigma, None)
     classes = ((drawn - pointwise(noisy, sigma, None)) / 0.1)[0, 0, 0]
     assert classes[:10] == pytest.approx(torch.ones(10), abs=1e-4)
     assert classes[14:] == pytest.approx(torch.full((10,), 5.0), abs=1e-4)

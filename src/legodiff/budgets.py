@@ -84,10 +84,10 @@ def cost(
 ) -> tuple[int, int]:
     """Evaluations and FLOPs of a canvas of one class by a method, counted beforehand."""
     evaluations = flops = 0
+    looks, size = 1, canvas
+    if windows is not None:
+        looks, size = len(windows.places(windows.drawn(canvas), turn=0)), windows.size
     for sigma in method.levels(sampling):
-        looks, size = 1, canvas
-        if windows is not None:
-            looks, size = len(windows.places(windows.drawn(canvas), sigma)), windows.size
         calls = looks * method.evaluations(sigma)
         evaluations += calls
         flops += calls * subset_flops(spec, method.plan.bricks(sigma), size)

@@ -223,7 +223,8 @@ class LegoPipeline:
         denoise = method.denoiser(meter, self.stack.spec.classes)
         whole = canvas if windows is None else windows.drawn(canvas)
         if windows is not None:
-            denoise = windowed(denoise, windows, regions)
+            levels = method.levels(self.sampling)
+            denoise = windowed(denoise, windows, levels, regions)
         images: list[Image.Image] = []
         began = time.perf_counter()
         for start in range(0, len(numbers), batch):

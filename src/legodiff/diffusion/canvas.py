@@ -10,22 +10,23 @@ Two ways to lay the windows:
   plain mean where they overlap. A stride of an eighth of the window evaluates every pixel 64 times.
 - *shift* (after SpotDiffusion, Frolov et al. 2024): windows side by side, every pixel about once;
   where they begin changes with the noise level, so a border at one level is inside a window at the
-  next. So are the borders of bricks. For this the canvas has no edges: it goes on at its other end,
-  across a gap of a window that is drawn with it and cut away.
+  next. So are the borders of bricks, which hides those that a model leaves in plain images. For
+  this the canvas has no edges: it goes on at its other end, across a gap of a window that is drawn
+  with it and cut away.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from math import frexp
+from math import gcd
+from operator import neg
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from legodiff.diffusion import Denoise
-
-GOLDEN = (0.7548776662466927, 0.5698402909980532)  # multiples of these fill the square evenly
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,15 @@ class Windows:
             lengths.append(length)
         return lengths[0], lengths[1]
 
-    def places(self, drawn: tuple[int, int], sigma: float) -> list[tuple[int, int]]:
-        """Where the windows begin at a noise level: rows and columns of their first pixels."""
-        rows, columns = (self._axis(drawn[axis], axis, sigma) for axis in (0, 1))
+    def places(self, drawn: tuple[int, int], turn: int) -> list[tuple[int, int]]:
+        """Where the windows begin: rows and columns of their first pixels.
+
+        ``turn`` counts the noise levels from the highest, 0. At all of them there are as many.
+        """
+        rows, columns = (self._axis(drawn[axis], axis, turn) for axis in (0, 1))
         return list(product(rows, columns))
 
-    def _axis(self, length: int, axis: int, sigma: float) -> list[int]:
+    def _axis(self, length: int, axis: int, turn: int) -> list[int]:
         side, wrap = self.size[axis], self.wrap[axis]
         if length == side and not wrap:
             return [0]
@@ -80,7 +84,7 @@ class Windows:
             last = 0 if wrap else length - side  # the last window fits
             return sorted({*range(0, length if wrap else last, self.stride), last})
         step = side - self.margin
-        shift, count = int(_phase(sigma, axis) * step), -(-length // step)
+        shift, count = turn * _shift(step, axis) % step, -(-length // step)
         return [(shift + round(number * length / count)) % length for number in range(count)]
 
     def weight(self) -> Tensor:
@@ -96,11 +100,14 @@ class Windows:
         return ramps[0][:, None] * ramps[1]
 
 
-def _phase(sigma: float, axis: int) -> float:
-    """A number in [0, 1) that looks random, and is a function of the noise level alone."""
-    mantissa, exponent = frexp(float(torch.tensor(sigma, dtype=torch.float32)))
-    number = int(mantissa * 2**24) + 7919 * exponent
-    return number * GOLDEN[axis] % 1.0
+def _shift(step: int, axis: int) -> int:
+    """By how much windows shift from one noise level to the next: near a third of ``step``.
+
+    It shares no factor with ``step``, so every shift has its turn; and as a third it is spread
+    evenly over patches too, whose sides are mostly halves, quarters ... of a window.
+    """
+    fitting = [shift for shift in range(1, step + 1) if gcd(shift, step) == 1]
+    return min(fitting, key=lambda shift: abs(shift - (axis + 1) * step / 3))
 
 
 class Regions(NamedTuple):
@@ -181,17 +188,24 @@ def _softened(masks: Tensor, blend: int, wrap: tuple[bool, bool]) -> Tensor:
     return masks / masks.sum(0)
 
 
-def windowed(denoise: Denoise, windows: Windows, regions: Regions | None = None) -> Denoise:
+def windowed(
+    denoise: Denoise,
+    windows: Windows,
+    levels: Sequence[float] = (),
+    regions: Regions | None = None,
+) -> Denoise:
     """A denoiser of canvases (B, C, H, W) from one of windows; H x W are ``windows.drawn``.
 
-    ``regions`` replace the labels of the call: a window is evaluated once for each label that
-    counts anywhere in it. Estimates are merged by the mean of all windows, then by the regions.
+    ``levels`` are the noise levels at which it will be called: at each, windows that shift lie
+    elsewhere. ``regions`` replace the labels of the call: a window is evaluated once for each label
+    that counts anywhere in it. Estimates are merged by the mean of all windows, then by regions.
     """
     weight = windows.weight()
+    falling = sorted(set(torch.tensor(levels).tolist()), reverse=True)  # float32, as sigma is
 
     def denoise_canvas(noisy: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
         canvas = (noisy.shape[-2], noisy.shape[-1])
-        places = windows.places(canvas, float(sigma[0]))
+        places = windows.places(canvas, bisect_left(falling, -float(sigma[0]), key=neg))
         shares = weight.to(noisy)
         if regions is None:
             return _merged(denoise, noisy, sigma, labels, places, windows, shares)
