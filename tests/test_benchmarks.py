@@ -5,7 +5,11 @@ import runpy
 import sys
 from pathlib import Path
 
-from conftest import judges
+import torch
+from conftest import awaken, judges
+from PIL import Image
+
+from legodiff import LegoPipeline, LegoStack, StackSpec, planning, preset
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -69,3 +73,55 @@ def test_readers(monkeypatch, capsys):
     module["main"]()
     rows = capsys.readouterr().out
     assert all(name in rows for name in ("PNG", "JPEG", "zip", "tar", "parquet"))
+
+
+def small_model(folder, channels, classes):
+    torch.manual_seed(0)
+    spec = preset("tiny-pr-16", channels=channels, classes=classes)
+    pipe = LegoPipeline(awaken(LegoStack(spec)).eval(), label_dropout=0.1)
+    pipe.save_pretrained(folder)
+    return folder
+
+
+def test_plans(monkeypatch, capsys, tmp_path):
+    run, out = small_model(tmp_path / "run-0", 1, 10), tmp_path / "plans.jsonl"
+    for name, value in (("GRIDS", 3), ("CHECKED", 4), ("PAPER", 2)):
+        monkeypatch.setattr(planning, name, value)
+    few = ("--images", 20, "--measure", 2, "--steps", 3, "--out", out)
+    module = benchmark(monkeypatch, "plans", run, "--dit", run, "--budgets", 0.9, 1, *few)
+    module["main"]()
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert {row["kind"] for row in rows} == {"full", "planned", "paper", "fewer steps", "DiT"}
+    assert all(row["share"] <= 0.9 for row in rows if row["budget"] == 0.9)
+    assert all(row["fd"] > 0 and row["images"] == 20 for row in rows)
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", ["plans.py", "--table", str(out)])
+    module["main"]()
+    assert len(capsys.readouterr().out.splitlines()) == 2 + len(rows)
+    name = tmp_path / "figure4"
+    words = ["--figure4", run, "--images", 10, "--steps", 2, "--out", name]
+    benchmark(monkeypatch, "plans", *words)["main"]()
+    table = name.with_suffix(".csv").read_text().splitlines()
+    assert table[0] == "skipped at,share of steps,FD-digits,accuracy,seconds,FLOPs"
+    assert len(table) == 1 + 2 * 9
+    assert Image.open(name.with_suffix(".png")).width > 600
+
+
+def test_canvas(monkeypatch, capsys, tmp_path):
+    torch.manual_seed(0)
+    spec = preset("lite-pr-32", channels=3, classes=2)
+    bricks = [{"size": "image", "local": 8, "depth": 1}, {"size": 8, "local": 4, "depth": 1}]
+    spec = StackSpec.from_dict(spec.to_dict() | {"width": 32, "heads": 2, "bricks": bricks})
+    LegoPipeline(awaken(LegoStack(spec)).eval()).save_pretrained(tmp_path / "run")
+    out = tmp_path / "canvas.jsonl"
+    words = ("--crops", tmp_path / "crops", "--count", 50, "--canvases", 2, "--steps", 1)
+    pictures = ("--pictures", tmp_path / "pictures", "--out", out)
+    benchmark(monkeypatch, "canvas", tmp_path / "run", *words, *pictures)["main"]()
+    rows = {row["way"]: row for row in map(json.loads, out.read_text().splitlines())}
+    assert rows["plain squares"]["cost"] == rows["side by side, not shifted"]["cost"] == 1
+    assert rows["shifted (default)"]["cost"] == 4 * 6 / (3 * 5)  # the gap is drawn too
+    assert 0.9 < rows["the crops themselves"]["seams"][0] < 1.2
+    assert len(list((tmp_path / "pictures").iterdir())) == 2 * 6
+    capsys.readouterr()
+    benchmark(monkeypatch, "canvas", "--table", out)["main"]()
+    assert len(capsys.readouterr().out.splitlines()) == 2 + len(rows)

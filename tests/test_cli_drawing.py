@@ -176,6 +176,7 @@ def test_compiled_images_are_the_same(call, model, tmp_path, monkeypatch):
         (["--guidance", "2", "--labels", "none"], "guidance needs labels to guide towards"),
         (["--sampler", "ddpm", "--steps", "2000"], "steps is 2000"),
         (["--show", "all"], "--show all: the only choice is refinement"),
+        (["--animate", "gif", "--size", "16x32"], "look on at whole images; leave out --size"),
         (["--animate", "mp4"], "--animate mp4: choose gif or webp"),
         (["--budget", "cheap"], "give a share such as 0.5, or a time such as 50ms"),
         (["--budget", "50ms"], "a time needs plans"),

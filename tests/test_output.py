@@ -174,7 +174,7 @@ def test_two_processes_share_the_seeds(tmp_path, write, name):
 def test_following_shows_the_estimates_of_the_bricks_that_ran(guidance):
     plan = SkipPlan(((0.0, (0, 1, 2)), (1.0, (0, 2))))
     made = order(labels=[1] * 7, method=replace(METHOD, steps=4, plan=plan, guidance=guidance))
-    rows, frames = follow(made, images=3)
+    rows, frames = follow(made, silent, images=3)
     assert list(rows) == ["0: image brick", "1: 8x8 brick", "2: 4x4 brick"]
     levels = list(dict.fromkeys(made.method.levels(made.pipe.sampling)))
     assert list(rows["2: 4x4 brick"]) == levels

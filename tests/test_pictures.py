@@ -6,7 +6,15 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from legodiff import pictures
-from legodiff.pictures import captioned, grid, loss_curve, save_png, table_of_images
+from legodiff.pictures import (
+    animation,
+    captioned,
+    grid,
+    loss_curve,
+    save_png,
+    table_of_images,
+    trade_off_picture,
+)
 
 
 def plain(colour, size=(50, 60)):
@@ -80,3 +88,28 @@ def test_a_loss_curve_is_drawn_and_says_what_it_needs(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ValueError, match=r"pip install 'legodiff\[demo\]'"):
         loss_curve(tmp_path / "loss.png", log, ["image", "8"], edges=[1.0])
+
+
+@pytest.mark.parametrize("kind", ["gif", "webp"])
+def test_an_animation_has_every_frame_and_rests_on_the_last(tmp_path, kind):
+    frames = [Image.new("RGB", (8, 6), (40 * number, 0, 0)) for number in range(4)]
+    animation(tmp_path / f"a.{kind}", frames, milliseconds=120)
+    with Image.open(tmp_path / f"a.{kind}") as image:
+        assert (image.n_frames, image.size) == (4, (8, 6))
+        assert image.info["loop"] == 0
+        times = []
+        for number in range(4):
+            image.seek(number)
+            image.load()
+            times.append(image.info["duration"])
+            assert abs(image.convert("RGB").getpixel((3, 3))[0] - 40 * number) <= 2
+        assert times == [120, 120, 120, 1000]
+
+
+def test_a_trade_off_picture_has_a_line_for_each_kind(tmp_path):
+    curves = {"planned": [(0.2, 0.1), (1.0, 0.0)], "paper": [(0.5, 0.3), (0.8, 0.2)]}
+    trade_off_picture(tmp_path / "a.png", curves, "a model")
+    with Image.open(tmp_path / "a.png") as image:
+        assert min(image.size) > 300
+        colours = {colour for _, colour in image.convert("RGB").getcolors(1 << 16)}
+    assert {(31, 119, 180), (255, 127, 14)} <= colours  # one of each line

@@ -203,7 +203,7 @@ def read_images(out: Path, order: Order, most: int) -> Iterator[Image.Image]:
 
 
 def follow(
-    order: Order, images: int = 16, levels: int = 8
+    order: Order, show: Show, images: int = 16, levels: int = 8
 ) -> tuple[dict[str, dict[float, Image.Image | None]], list[list[Image.Image]]]:
     """Draws the first images once more and looks on.
 
@@ -224,6 +224,7 @@ def follow(
         order.seeds[:count],
         order.size,
         count,
+        on_progress=lambda done: show(done, count),
         watch=watch,
     )
     shown = list(seen)[:: max(1, len(seen) // levels)]

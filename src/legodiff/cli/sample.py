@@ -159,6 +159,8 @@ def _check_order(order: "Order", out: Path, show: str | None, animate: str | Non
         raise ValueError(f"--show {show}: the only choice is refinement")
     if animate not in (None, "gif", "webp"):
         raise ValueError(f"--animate {animate}: choose gif or webp")
+    if (show or animate) and order.pipe.windows(order.pipe.canvas(order.size)) is not None:
+        raise ValueError("--show and --animate look on at whole images; leave out --size")
     if order.method.guidance != 1 and set(order.labels) == {None}:
         raise ValueError("guidance needs labels to guide towards")
 
@@ -201,7 +203,8 @@ def _pictures(
     save_png(_beside(out, "grid.png"), grid(images, min(columns, len(images))), order.about)
     if show is None and animate is None:
         return
-    rows, frames = follow(order)
+    with progress() as bar:
+        rows, frames = follow(order, partial(bar, "looking on"))
     if show is not None:
         levels = next(iter(rows.values()))
         title = f"What each brick makes of seed {order.seeds[0]}, by noise level sigma"
