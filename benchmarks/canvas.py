@@ -10,7 +10,7 @@ either class are drawn in every way, from the same seeds. Seams are the worst of
 columns that lie as far apart as the borders of the smallest patches, wherever they begin: windows
 that shift have borders everywhere. Window seams are those at the borders of windows side by side.
 FD-pooled is the Fréchet distance between windows of the canvases and the crops, on 64 features: 4x4
-means of each channel, and of the gradient.
+means of each channel, and of the gradient. Detail is the mean gradient, by that of the crops.
 """
 
 import argparse
@@ -58,12 +58,16 @@ def write_crops(out: Path, count: int, seed: int = 0) -> None:
             crop.resize((SIDE, SIDE), Image.Resampling.LANCZOS).save(folder / f"{number:05d}.png")
 
 
+def gradient(pixels: np.ndarray) -> np.ndarray:
+    """The length of the gradient of the brightness of images (N, H, W, 3): (N, H, W)."""
+    across, along = (np.gradient(pixels.mean(-1), axis=axis) for axis in (1, 2))
+    return np.asarray(np.hypot(across, along))
+
+
 def features(images: np.ndarray) -> np.ndarray:
     """64 features of images (N, SIDE, SIDE, 3): means in 4 x 4 cells, of colour and of gradient."""
     pixels = images.astype(np.float64) / 255
-    grey = pixels.mean(-1)
-    gradient = np.hypot(*(np.gradient(grey, axis=axis) for axis in (1, 2)))
-    layers = np.concatenate([pixels, gradient[..., None]], -1)
+    layers = np.concatenate([pixels, gradient(pixels)[..., None]], -1)
     cells = layers.reshape(len(images), 4, SIDE // 4, 4, SIDE // 4, 4)
     return np.asarray(cells.mean(axis=(2, 4)).reshape(len(images), -1))
 
@@ -103,6 +107,7 @@ def measure(run: Path, crops: Path, arguments: argparse.Namespace) -> Iterator[d
             "seams": worst_seam(images, finest),
             "window seams": seams(images, borders[0], borders[1]) if len(borders[0]) else None,
             "FD-pooled": frechet_distance(features(squares), known),
+            "detail": float(gradient(squares / 255).mean() / gradient(real / 255).mean()),
             "cost": cost,
             "seconds": seconds,
         }
@@ -125,16 +130,16 @@ def measure(run: Path, crops: Path, arguments: argparse.Namespace) -> Iterator[d
         images = np.stack([np.asarray(image) for image in drawn.images])
         if arguments.pictures:
             arguments.pictures.mkdir(parents=True, exist_ok=True)
-            for number in range(2):
-                drawn.images[number].save(arguments.pictures / f"{run.name}-{way}-{number}.png")
+            for number, image in enumerate(drawn.images):
+                image.save(arguments.pictures / f"{run.name}-{way}-{number}.png")
         cost = drawn.flops * SIDE**2 / (plain.flops * canvas[0] * canvas[1])
         yield row(way, images, cost, time.perf_counter() - began)
 
 
 def show(path: Path) -> None:
     """Prints the rows as a table."""
-    print("| model | way | seams | window seams | FD-pooled | cost of a pixel |")
-    print("|---|---|---|---|---|---|")
+    print("| model | way | images | seams | window seams | FD-pooled | detail | cost |")
+    print("|---|---|---|---|---|---|---|---|")
     for line in path.read_text().splitlines():
         row = json.loads(line)
         found = [
@@ -142,8 +147,8 @@ def show(path: Path) -> None:
             for name in ("seams", "window seams")
         ]
         print(
-            f"| {row['run']} | {row['way']} | {found[0]} | {found[1]} | {row['FD-pooled']:.3f} "
-            f"| {row['cost']:.2f} |"
+            f"| {row['run']} | {row['way']} | {row['images']} | {found[0]} | {found[1]} "
+            f"| {row['FD-pooled']:.2f} | {row['detail']:.2f} | {row['cost']:.2f} |"
         )
 
 
@@ -156,7 +161,7 @@ def main() -> None:
     parser.add_argument("--canvases", type=int, default=12)
     parser.add_argument("--steps", type=int, default=18)
     parser.add_argument("--ways", nargs="+", default=list(WAYS))
-    parser.add_argument("--pictures", type=Path, help="folder for the first two of each way")
+    parser.add_argument("--pictures", type=Path, help="folder for the canvases")
     parser.add_argument("--out", type=Path, default=Path("canvas.jsonl"))
     parser.add_argument("--table", type=Path)
     arguments = parser.parse_args()
