@@ -4,12 +4,13 @@
     python benchmarks/plans.py runs/digits-0 --dit runs/dit-0 --images 2000 --out plans.jsonl
     python benchmarks/plans.py --table plans.jsonl
     python benchmarks/plans.py --figure4 runs/digits-0 --images 500 --out figure4
+    python benchmarks/plans.py --picture runs/digits-0 --budgets 0.5 0.3 --out budgets
 
 The first finds plans on images of its own, and then draws others: for every budget the best that
 the planner, the paper's rule and fewer steps have for it, and a plain DiT of less cost. A line of
-JSON each: FD-digits, accuracy, difference from the full model's images, share of its FLOPs. The
-last draws the paper's figure 4 as PNG and CSV: quality and time over the share of steps without
-the top brick, skipped from either side.
+JSON each: FD-digits, accuracy, difference from the full model's images, share of its FLOPs.
+--figure4 draws the paper's figure 4 as PNG and CSV: quality and time over the share of steps without
+the top brick, skipped from either side. --picture draws the same seeds in every way.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from torch import Tensor
 
 from legodiff import LegoPipeline, SkipPlan
 from legodiff.evaluate.digits import DigitJudges, Verdict
-from legodiff.pictures import new_figure, save_figure
+from legodiff.pictures import new_figure, save_figure, save_png, table_of_images
 from legodiff.planning import find_plans
 from legodiff.plans import Curve, Point
 from legodiff.sampling import Method
@@ -156,6 +157,21 @@ def figure4(run: Path, images: int, out: Path, full: Method) -> None:
     save_figure(out.with_suffix(".png"), figure)
 
 
+def picture(run: Path, budgets: Sequence[float], measured: int, out: Path, full: Method) -> None:
+    """The same ten images by the full method, and by the best of each kind within the budgets."""
+    pipe = LegoPipeline.from_pretrained(run)
+    full = replace(full, plan=SkipPlan.full(len(pipe.stack.bricks)))
+    curve = find_plans(pipe, full, measured, BATCH)
+    rows = [("all, 100 %", pipe.render(full, list(range(10))).images)]
+    for budget in budgets:
+        for kind, point in candidates(curve, budget).items():
+            share = 100 * point.flops / curve.full.flops
+            drawn = pipe.render(point.method, list(range(10))).images
+            rows.append((f"{kind}, {share:.0f} %", drawn))
+    title = "The same seeds: share of the full FLOPs"
+    save_png(out.with_suffix(".png"), table_of_images(rows, list("0123456789"), title))
+
+
 def show(path: Path) -> None:
     """Prints means over the runs whose names differ in the number at their end."""
     groups: dict[tuple[str, float, float | None, str], list[dict[str, Any]]] = {}
@@ -198,6 +214,7 @@ def main() -> None:
     parser.add_argument("--measure", type=int, default=100, help="images that plans are found on")
     parser.add_argument("--budgets", type=float, nargs="+", default=BUDGETS)
     parser.add_argument("--figure4", type=Path)
+    parser.add_argument("--picture", type=Path)
     parser.add_argument("--out", type=Path, default=Path("plans.jsonl"))
     parser.add_argument("--table", type=Path)
     arguments = parser.parse_args()
@@ -206,6 +223,9 @@ def main() -> None:
         show(arguments.table)
     elif arguments.figure4:
         figure4(arguments.figure4, arguments.images, arguments.out, full)
+    elif arguments.picture:
+        few = arguments.measure
+        picture(arguments.picture, arguments.budgets, few, arguments.out, full)
     else:
         dits = [*arguments.dit, *[None] * len(arguments.runs)]
         for run, dit in zip(arguments.runs, dits, strict=False):

@@ -105,6 +105,9 @@ def test_plans(monkeypatch, capsys, tmp_path):
     assert table[0] == "skipped at,share of steps,FD-digits,accuracy,seconds,FLOPs"
     assert len(table) == 1 + 2 * 9
     assert Image.open(name.with_suffix(".png")).width > 600
+    words = ["--picture", run, "--measure", 2, "--steps", 2, "--budgets", 1, "--out", name]
+    benchmark(monkeypatch, "plans", *words)["main"]()
+    assert Image.open(name.with_suffix(".png")).width > 600
 
 
 def test_canvas(monkeypatch, capsys, tmp_path):

@@ -1,6 +1,7 @@
 """The commands that draw, plan and make canvases, as a user calls them."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -56,6 +57,8 @@ def test_plan_keeps_shows_and_draws_what_budgets_use(call, copy, tmp_path, quick
     assert kinds == {"fewer steps", "paper"}
 
     share = cheapest(copy)
+    found = re.search("guidance 1.5: budgets from (.*) to 1", call("info", copy)[1])
+    assert float(found[1]) == pytest.approx(share, abs=0.01)
     code, out, err = call(
         *("sample", copy, *words, "--seeds", "0-2", "--budget", share, "--out", tmp_path / "out")
     )

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from legodiff.cli.common import console, parse_size
+from legodiff.cli.common import console, parse_size, say
 
 
 def info(
@@ -20,6 +20,7 @@ def info(
     from legodiff.model.cost import brick_flops, brick_parameters, shared_flops
     from legodiff.model.presets import PRESETS
     from legodiff.model.spec import StackSpec
+    from legodiff.plans import read_curves
 
     if run in PRESETS and not Path(run).is_dir():
         spec = PRESETS[run]
@@ -56,3 +57,10 @@ def info(
         "tokens a patch. FLOPs = 2 x multiply-accumulates, one image, one evaluation.",
         highlight=False,
     )
+    for curve in [] if run in PRESETS else read_curves(store.locate(run)):
+        method = curve.full.method
+        least = curve.points[0].flops / curve.full.flops
+        say(
+            f"plans for {method.sampler}, {method.steps} steps, guidance {method.guidance:g}: "
+            f"budgets from {least:.2f} to 1"
+        )

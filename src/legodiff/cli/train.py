@@ -72,7 +72,7 @@ def train(
 ) -> None:
     """Train a stack and leave a run folder to draw from.
 
-    Several processes: torchrun --nproc-per-node 4 -m legodiff train ...
+    Several processes: torchrun --nproc-per-node 4 -m -- legodiff train ...
     """
     from legodiff.config import load_config
     from legodiff.train.distributed import joined
