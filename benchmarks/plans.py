@@ -9,8 +9,8 @@
 The first finds plans on images of its own, and then draws others: for every budget the best that
 the planner, the paper's rule and fewer steps have for it, and a plain DiT of less cost. A line of
 JSON each: FD-digits, accuracy, difference from the full model's images, share of its FLOPs.
---figure4 draws the paper's figure 4 as PNG and CSV: quality and time over the share of steps without
-the top brick, skipped from either side. --picture draws the same seeds in every way.
+--figure4 draws the paper's figure 4 as PNG and CSV: quality and time over the share of steps
+without the top brick, skipped from either side. --picture draws the same seeds in every way.
 """
 
 import argparse
