@@ -16,7 +16,7 @@ means of each channel, and of the gradient. Detail is the mean gradient, by that
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from legodiff import LegoPipeline, SkipPlan
 from legodiff.diffusion.canvas import Windows
 from legodiff.evaluate.frechet import frechet_distance
 from legodiff.evaluate.seams import Seam, seams
+from legodiff.pictures import save_png, table_of_images
 from legodiff.sampling import Method
 
 SIDE = 32
@@ -136,6 +137,16 @@ def measure(run: Path, crops: Path, arguments: argparse.Namespace) -> Iterator[d
         yield row(way, images, cost, time.perf_counter() - began)
 
 
+def picture(folder: Path, run: str, ways: Sequence[str]) -> None:
+    """The first two canvases of every way, one below the other."""
+    rows = []
+    for way in ways:
+        images = [Image.open(folder / f"{run}-{way}-{number}.png") for number in (0, 1)]
+        size = (2 * images[0].width, 2 * images[0].height)
+        rows.append((way, [image.resize(size, Image.Resampling.NEAREST) for image in images]))
+    save_png(folder / f"{run}-ways.png", table_of_images(rows, ["", ""], "The same seeds"))
+
+
 def show(path: Path) -> None:
     """Prints the rows as a table."""
     print("| model | way | images | seams | window seams | FD-pooled | detail | cost |")
@@ -177,6 +188,8 @@ def main() -> None:
             print(json.dumps(row), flush=True)
             with arguments.out.open("a") as file:
                 file.write(json.dumps(row) + "\n")
+        if arguments.pictures:
+            picture(arguments.pictures, run.name, arguments.ways)
 
 
 if __name__ == "__main__":

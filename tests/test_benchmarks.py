@@ -124,7 +124,8 @@ def test_canvas(monkeypatch, capsys, tmp_path):
     assert rows["plain squares"]["cost"] == rows["side by side, not shifted"]["cost"] == 1
     assert rows["shifted (default)"]["cost"] == 4 * 6 / (3 * 5)  # the gap is drawn too
     assert 0.9 < rows["the crops themselves"]["seams"][0] < 1.2
-    assert len(list((tmp_path / "pictures").iterdir())) == 2 * 6
+    assert len(list((tmp_path / "pictures").iterdir())) == 2 * 6 + 1
+    assert Image.open(tmp_path / "pictures" / "run-ways.png").width > 2 * 2 * 160
     assert 0.7 < rows["the crops themselves"]["detail"] < 1.4
     capsys.readouterr()
     benchmark(monkeypatch, "canvas", "--table", out)["main"]()
