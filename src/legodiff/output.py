@@ -149,9 +149,10 @@ def write_parts(
     starts = [s for s in range(0, count, order.batch) if not _part(parts, s).is_file()]
     world.gather(None)
     drawn, seconds, mine = 0, 0.0, starts[world.rank :: world.size]
+    total = sum(min(order.batch, count - start) for start in mine)
     for start in mine:
         positions = range(start, min(start + order.batch, count))
-        told = partial(_more, show, drawn, len(mine) * order.batch)
+        told = partial(_more, show, drawn, total)
         samples = order.draw(positions, told)
         pixels = np.stack([np.asarray(image.convert("RGB")) for image in samples.images])
         store.write_atomically(_part(parts, start), pixels.tobytes())

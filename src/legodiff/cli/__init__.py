@@ -32,7 +32,7 @@ app.command(
     epilog="Example:  legodiff sample runs/demo --labels 0-9 --per-class 10 --guidance 1.5 "
     "--skip 0.5 --out samples"
 )(sample)
-app.command(epilog="Example:  legodiff canvas runs/photos --size 600x2048 --wrap x --out wide.png")(
+app.command(epilog="Example:  legodiff canvas runs/scenes --size 600x2048 --wrap x --out wide.png")(
     canvas
 )
 app.command(epilog="Example:  legodiff plan runs/demo --steps 18 --guidance 1.5")(plan)
