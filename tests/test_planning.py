@@ -79,8 +79,10 @@ def test_a_budget_takes_the_best_it_buys_and_says_what_it_was(planned, tmp_path)
         samples = again(0, 0, 4, full.guidance, budget=share)
         assert samples.method == point.method
         assert samples.flops == point.flops
+        assert samples.predicted == point
         before = curve.points[curve.points.index(point) - 1]
         assert again(0, 0, 4, full.guidance, budget=share - 1e-6).method == before.method
+    assert again(0, 0, 7, full.guidance).predicted is None  # more steps than anything planned
     with pytest.raises(ValueError, match="is too small: the cheapest plan takes 0"):
         again(0, 0, 4, full.guidance, budget=curve.points[0].flops / curve.full.flops / 2)
 

@@ -25,7 +25,7 @@ from legodiff.labels import class_index, pair
 from legodiff.model.compiled import CompiledStack
 from legodiff.model.cost import Meter, Watch
 from legodiff.model.stack import LegoStack
-from legodiff.plans import Curve, read_curves, write_curves
+from legodiff.plans import Curve, Point, read_curves, write_curves
 from legodiff.sampling import Method, Sampling
 
 
@@ -44,6 +44,8 @@ class Samples:
     """Per image, in the batches they were drawn in."""
     method: Method
     """How they were drawn."""
+    predicted: Point | None = None
+    """What ``legodiff plan`` found of this method: its cost, and how far it is from the full one."""
 
     @property
     def plan(self) -> SkipPlan:
@@ -242,6 +244,7 @@ class LegoPipeline:
             meter.flops // count,
             (time.perf_counter() - began) / count,
             method,
+            self.predicted(method),
         )
 
     @torch.no_grad()
@@ -410,6 +413,12 @@ class LegoPipeline:
                 "run legodiff plan again"
             )
         return found
+
+    def predicted(self, method: Method) -> Point | None:
+        """What ``legodiff plan`` found of a method, if it did."""
+        curves = [curve for curve in self.curves if curve.model == self.fingerprint]
+        points = (point for curve in curves for point in curve.points)
+        return next((point for point in points if point.method == method), None)
 
 
 def finite(drawn: Tensor) -> Tensor:

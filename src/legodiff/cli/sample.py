@@ -178,7 +178,7 @@ def _about_plan(
         f"plan (by {by}): {method.steps} of {full.steps} steps, bricks {bands} from high noise to "
         f"low, {flops[0] / flops[1]:.1%} of the full FLOPs"
     )
-    point = None if curve is None else next(p for p in curve.points if p.method == method)
+    point = pipe.predicted(method)
     if point is not None:
         text += (
             f", expected to differ by {point.error:.2g} deviations from the full method's images"
