@@ -6,9 +6,9 @@ import torch
 from test_pipeline import pipeline
 
 from legodiff import LegoPipeline, SkipPlan
-from legodiff.diffusion.planner import Choice
+from legodiff.diffusion.planner import Choice, Found
 from legodiff.model.cost import subset_flops
-from legodiff.planning import _between, _grids, _Shared, _Trial, find_plans
+from legodiff.planning import _between, _grids, _Shared, _spread, _Trial, find_plans
 from legodiff.plans import parse_milliseconds, read_curves
 from legodiff.sampling import Method
 
@@ -187,6 +187,14 @@ def test_losses_between_levels_are_interpolated():
     assert _between(losses, 1.0, choice) == pytest.approx(1e-4)
     assert _between(losses, 1e3, choice) == pytest.approx(1e-2)
     assert _between(losses, 1e-3, choice) == pytest.approx(1e-4)
+
+
+def test_plans_to_check_are_the_best_within_even_shares_of_the_full_cost():
+    plans = [(10, 9.0), (22, 5.0), (24, 6.0), (25, 4.0), (26, 3.0), (74, 2.0), (100, 0.0)]
+    found = [(Found(float(cost), error, ()), FULL) for cost, error in plans]
+    assert [one.cost for one, _ in _spread(found, 100.0, 4)] == [25, 26, 74, 100]
+    assert [one.cost for one, _ in _spread(found, 100.0, 20)] == [10, 25, 26, 74, 100]
+    assert [one.cost for one, _ in _spread(found, 1000.0, 4)] == [100]
 
 
 def test_numbers_of_steps_to_try():

@@ -33,7 +33,7 @@ Losses = dict[float, dict[Choice, float]]
 
 FIRST_SEED = 2**40  # of the images that plans are measured on: none that a user would draw
 GRIDS = 16  # numbers of steps that are tried, at most
-CHECKED = 20  # plans that are drawn and judged
+CHECKED = 20  # plans that are drawn and judged: the best within 1/20, 2/20 ... of the full cost
 PAPER = 8  # break points of the paper that are
 WORST = 1.0  # error of a plan worth keeping: two images that have nothing in common differ by 1.4
 
@@ -62,7 +62,7 @@ def find_plans(
         found += [(one, point.method) for one in trade_off(list(table.values()), point.error**2)]
     planned = [
         trial.judge(_method(one, method, pipe), "planned", predicted=sqrt(one.error))
-        for one, method in trial.each("checking", _spread(found, CHECKED))
+        for one, method in trial.each("checking", _spread(found, trial.full.flops, CHECKED))
     ]
     paper = [
         trial.judge(replace(full, plan=plan), "paper")
@@ -249,15 +249,16 @@ def _method(found: Found, method: Method, pipe: LegoPipeline) -> Method:
     return replace(method, plan=plan, interval=interval)
 
 
-def _spread(found: Sequence[tuple[Found, Method]], count: int) -> list[tuple[Found, Method]]:
-    """The best of all plans at evenly spaced costs."""
-    costs = [one.cost for one, _ in found]
-    lowest, highest = min(costs), max(costs)
+def _spread(
+    found: Sequence[tuple[Found, Method]], full: float, count: int
+) -> list[tuple[Found, Method]]:
+    """The best of all plans within 1/count, 2/count ... of the full cost."""
     chosen: dict[int, None] = {}
-    for number in range(count):
-        most = lowest + (highest - lowest) * number / (count - 1)
+    for number in range(1, count + 1):
+        most = full * number / count
         fitting = [n for n, (one, _) in enumerate(found) if one.cost <= most]
-        chosen[min(fitting, key=lambda n: found[n][0].error)] = None
+        if fitting:
+            chosen[min(fitting, key=lambda n: found[n][0].error)] = None
     return [found[number] for number in chosen]
 
 
