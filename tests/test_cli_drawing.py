@@ -74,7 +74,8 @@ def test_plan_keeps_shows_and_draws_what_budgets_use(call, copy, tmp_path, quick
     assert "4 of 4 steps" in out
 
     # Plans for another method stand beside it; the same method takes its place.
-    assert call("plan", copy, "--steps", 2, "--images", 2)[0] == 0
+    own = ("--guidance-interval", "0.1,9", "--self-guidance", 1.2, "--option", "churn=1")
+    assert call("plan", copy, "--steps", 2, "--images", 2, *own)[0] == 0
     assert call("plan", copy, *words, "--images", 2)[0] == 0
     curves = json.loads((copy / "plans.json").read_text())["curves"]
     assert sorted(curve["images"] for curve in curves) == [2, 2]

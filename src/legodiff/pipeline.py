@@ -45,7 +45,7 @@ class Samples:
     method: Method
     """How they were drawn."""
     predicted: Point | None = None
-    """What ``legodiff plan`` found of this method: its cost, and how far it is from the full one."""
+    """What ``legodiff plan`` found of this method: its cost, and how far off it is."""
 
     @property
     def plan(self) -> SkipPlan:

@@ -6,7 +6,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from legodiff.cli.common import DeviceOption, choose_device, console, progress, say
+from legodiff.cli.common import (
+    DeviceOption,
+    GuidanceOption,
+    IntervalOption,
+    SamplerOption,
+    SamplerOptions,
+    SelfGuidanceOption,
+    StepsOption,
+    choose_device,
+    console,
+    full_method,
+    progress,
+    say,
+)
 
 if TYPE_CHECKING:
     from legodiff.plans import Curve, Point
@@ -14,29 +27,33 @@ if TYPE_CHECKING:
 
 def plan(
     run: Annotated[Path, typer.Argument(help="Run or model folder; the plans are kept in it.")],
-    steps: Annotated[int, typer.Option(help="Steps of the full method.", min=1)] = 18,
-    sampler: Annotated[str, typer.Option(help="heun, euler, dpmpp_2m, ddpm or ddim.")] = "heun",
-    guidance: Annotated[float, typer.Option(help="Classifier-free guidance; 1 is none.")] = 1.0,
+    steps: StepsOption = 18,
+    sampler: SamplerOption = "heun",
+    guidance: GuidanceOption = 1.0,
+    guidance_interval: IntervalOption = None,
+    self_guidance: SelfGuidanceOption = 1.0,
+    option: SamplerOptions = None,
     images: Annotated[int, typer.Option(help="Images to measure on.", min=1)] = 64,
     batch: Annotated[int, typer.Option(help="Images drawn at a time.", min=1)] = 16,
     device: DeviceOption = "auto",
 ) -> None:
     """Find the best plans at every cost, over steps, bricks and guidance; keep and draw them.
 
-    Afterwards `sample --budget 0.5` or `--budget 50ms` with the same steps, sampler and guidance
-    uses them. Needs no data: the model is measured on images that it draws.
+    Afterwards `sample --budget 0.5` or `--budget 50ms` with the same steps, sampler, guidance and
+    options uses them. Needs no data: the model is measured on images that it draws.
     """
-    from legodiff.diffusion.skipping import SkipPlan
     from legodiff.pictures import trade_off_picture
     from legodiff.pipeline import LegoPipeline
     from legodiff.planning import find_plans
     from legodiff.plans import write_curves
-    from legodiff.sampling import Method
 
     if not run.is_dir():
         raise ValueError(f"{run} is not a folder; plans are kept in a run or model folder")
     pipe = LegoPipeline.from_pretrained(run, choose_device(device))
-    full = Method(SkipPlan.full(len(pipe.stack.bricks)), steps, sampler, guidance=guidance)
+    full = full_method(
+        len(pipe.stack.bricks),
+        *(steps, sampler, guidance, guidance_interval, self_guidance, option),
+    )
     pipe.check_guidance(guidance)
     with progress() as show:
         curve = find_plans(pipe, full, images, batch, show)
