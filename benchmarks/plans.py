@@ -6,9 +6,10 @@
     python benchmarks/plans.py --figure4 runs/digits-0 --images 500 --out figure4
     python benchmarks/plans.py --picture runs/digits-0 --budgets 0.5 0.3 --out budgets
 
-The first finds plans on images of its own, and then draws others: for every budget the best that
-the planner, the paper's rule and fewer steps have for it, and a plain DiT of less cost. A line of
-JSON each: FD-digits, accuracy, difference from the full model's images, share of its FLOPs.
+The first finds plans on images of its own, unless `legodiff plan` has, and then draws others: for
+every budget the best that the planner, the paper's rule and fewer steps have for it, and a plain
+DiT of less cost. A line of JSON each: FD-digits, accuracy, difference from the full model's images,
+share of its FLOPs.
 --figure4 draws the paper's figure 4 as PNG and CSV: quality and time over the share of steps
 without the top brick, skipped from either side. --picture draws the same seeds in every way.
 """
@@ -17,7 +18,7 @@ import argparse
 import csv
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from legodiff import LegoPipeline, SkipPlan
 from legodiff.evaluate.digits import DigitJudges, Verdict
 from legodiff.pictures import new_figure, save_figure, save_png, table_of_images
 from legodiff.planning import find_plans
-from legodiff.plans import Curve, Point
+from legodiff.plans import Curve, Point, write_curves
 from legodiff.sampling import Method
 
 BUDGETS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -77,50 +78,51 @@ def candidates(curve: Curve, budget: float) -> dict[str, Point]:
     return found
 
 
-def compare(
-    run: Path, dit: Path | None, arguments: argparse.Namespace, full: Method
-) -> list[dict[str, Any]]:
-    """All rows of a model."""
+def planned(run: Path, full: Method, images: int) -> tuple[LegoPipeline, Method, Curve]:
+    """The model, its full method, and its trade-off: as kept with it, or found and kept now."""
     pipe = LegoPipeline.from_pretrained(run)
     full = replace(full, plan=SkipPlan.full(len(pipe.stack.bricks)))
-    curve = find_plans(pipe, full, arguments.measure, BATCH)
+    curve = pipe.curve(full)
+    if curve is None:
+        curve = find_plans(pipe, full, images, BATCH)
+        write_curves(run, [*pipe.curves, curve])
+    return pipe, full, curve
+
+
+def compare(
+    run: Path, dit: Path | None, arguments: argparse.Namespace, full: Method
+) -> Iterator[dict[str, Any]]:
+    """All rows of a model, each as soon as it is known."""
+    pipe, full, curve = planned(run, full, arguments.measure)
     drawer = Drawer(pipe, arguments.images)
-    reference, verdict, seconds = drawer.draw(full)
+    reference, *judged = drawer.draw(full)
     common = {"run": run.name, "guidance": full.guidance, "images": arguments.images}
-    rows = [
-        common
-        | {"budget": 1.0, "kind": "full", "share": 1.0, "error": 0.0, "seconds": seconds}
-        | {"fd": verdict.fd, "accuracy": verdict.accuracy}
-    ]
-    done: dict[str, dict[str, Any]] = {}
+
+    def row(
+        kind: str, budget: float | None, share: float, error: float | None, judged: list[Any]
+    ) -> dict[str, Any]:
+        verdict, seconds = judged
+        own = {"budget": budget, "kind": kind, "share": share, "error": error}
+        return common | own | {"fd": verdict.fd, "accuracy": verdict.accuracy, "seconds": seconds}
+
+    yield row("full", 1.0, 1.0, 0.0, judged)
+    done: dict[str, tuple[float, list[Any]]] = {}
     for budget in arguments.budgets:
         for kind, point in candidates(curve, budget).items():
-            key = json.dumps(point.method.to_dict())
-            if key not in done:
-                drawn, verdict, seconds = drawer.draw(point.method)
+            name = json.dumps(point.method.to_dict())
+            if name not in done:
+                drawn, *judged = drawer.draw(point.method)
                 change = (drawn - reference) / pipe.stack.spec.sigma_data
-                done[key] = {
-                    "share": point.flops / curve.full.flops,
-                    "error": float(change.square().mean().sqrt()),
-                    "fd": verdict.fd,
-                    "accuracy": verdict.accuracy,
-                    "seconds": seconds,
-                    "method": point.method.to_dict(),
-                }
-            rows.append(common | {"budget": budget, "kind": kind} | done[key])
-            print(json.dumps(rows[-1]), flush=True)
+                done[name] = float(change.square().mean().sqrt()), judged
+            error, judged = done[name]
+            share = point.flops / curve.full.flops
+            yield row(kind, budget, share, error, judged) | {"method": point.method.to_dict()}
     if dit is not None:
         other = LegoPipeline.from_pretrained(dit)
         method = replace(full, plan=SkipPlan.full(len(other.stack.bricks)))
-        _, verdict, seconds = Drawer(other, arguments.images).draw(method)
+        _, *judged = Drawer(other, arguments.images).draw(method)
         flops = method.flops(other.sampling, other.stack.spec, other.stack.spec.image_size)
-        rows.append(
-            common
-            | {"budget": None, "kind": "DiT", "share": flops / curve.full.flops, "error": None}
-            | {"fd": verdict.fd, "accuracy": verdict.accuracy, "seconds": seconds}
-        )
-        print(json.dumps(rows[-1]), flush=True)
-    return rows
+        yield row("DiT", None, flops / curve.full.flops, None, judged)
 
 
 def figure4(run: Path, images: int, out: Path, full: Method) -> None:
@@ -159,9 +161,7 @@ def figure4(run: Path, images: int, out: Path, full: Method) -> None:
 
 def picture(run: Path, budgets: Sequence[float], measured: int, out: Path, full: Method) -> None:
     """The same ten images by the full method, and by the best of each kind within the budgets."""
-    pipe = LegoPipeline.from_pretrained(run)
-    full = replace(full, plan=SkipPlan.full(len(pipe.stack.bricks)))
-    curve = find_plans(pipe, full, measured, BATCH)
+    pipe, full, curve = planned(run, full, measured)
     rows = [("all, 100 %", pipe.render(full, list(range(10))).images)]
     for budget in budgets:
         for kind, point in candidates(curve, budget).items():
@@ -229,9 +229,10 @@ def main() -> None:
     else:
         dits = [*arguments.dit, *[None] * len(arguments.runs)]
         for run, dit in zip(arguments.runs, dits, strict=False):
-            rows = compare(run, dit, arguments, full)
-            with arguments.out.open("a") as file:
-                file.writelines(json.dumps(row) + "\n" for row in rows)
+            for row in compare(run, dit, arguments, full):
+                print(json.dumps(row), flush=True)
+                with arguments.out.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
 
 
 if __name__ == "__main__":
