@@ -85,20 +85,20 @@ def _lines(curve: "Curve") -> dict[str, list[tuple[float, float]]]:
 
 def _table(curve: "Curve") -> Table:
     table = Table(title="the least error at every cost")
-    for name in ("FLOPs", "ms", "error", "steps", "bricks from high noise to low", "guided"):
+    guidance = curve.full.method.guidance != 1
+    names = ("FLOPs", "ms", "error", "steps", "bricks from high noise to low")
+    for name in (*names, "guided") if guidance else names:
         table.add_column(name, justify="left" if name.startswith("bricks") else "right")
     for point in curve.points:
         bands = reversed(point.method.plan.bands)
         low, high = point.method.interval
-        guided = "" if curve.full.method.guidance == 1 else f"{low:.3g} to {high:.3g}"
-        if point.method.guidance == 1 and guided:
-            guided = "no"
+        guided = "no" if point.method.guidance == 1 else f"{low:.3g} to {high:.3g}"
         table.add_row(
             f"{point.flops / curve.full.flops:.0%}",
             f"{point.milliseconds:.3g}",
             f"{point.error:.2g}",
             str(point.method.steps),
             " ".join("+".join(map(str, bricks)) for _, bricks in bands),
-            guided,
+            *([guided] if guidance else []),
         )
     return table
