@@ -195,6 +195,10 @@ def test_plans_to_check_are_the_best_within_even_shares_of_the_full_cost():
     assert [one.cost for one, _ in _spread(found, 100.0, 4)] == [25, 26, 74, 100]
     assert [one.cost for one, _ in _spread(found, 100.0, 20)] == [10, 25, 26, 74, 100]
     assert [one.cost for one, _ in _spread(found, 1000.0, 4)] == [100]
+    # Of every number of steps the best, of the three best numbers.
+    other = [(Found(20.0 + n, 10.0 + n, ()), replace(FULL, steps=20 + n)) for n in range(4)]
+    chosen = [one.cost for one, _ in _spread([*found, *other], 100.0, 4)]
+    assert chosen == [25, 20, 21, 26, 74, 100]
 
 
 def test_numbers_of_steps_to_try():

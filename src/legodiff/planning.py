@@ -34,6 +34,7 @@ Losses = dict[float, dict[Choice, float]]
 FIRST_SEED = 2**40  # of the images that plans are measured on: none that a user would draw
 GRIDS = 16  # numbers of steps that are tried, at most
 CHECKED = 20  # plans that are drawn and judged: the best within 1/20, 2/20 ... of the full cost
+TRIED = 3  # numbers of steps for each of them
 PAPER = 8  # break points of the paper that are
 WORST = 1.0  # error of a plan worth keeping: two images that have nothing in common differ by 1.4
 
@@ -252,13 +253,19 @@ def _method(found: Found, method: Method, pipe: LegoPipeline) -> Method:
 def _spread(
     found: Sequence[tuple[Found, Method]], full: float, count: int
 ) -> list[tuple[Found, Method]]:
-    """The best of all plans within 1/count, 2/count ... of the full cost."""
+    """The best plans within 1/count, 2/count ... of the full cost, of the best numbers of steps.
+
+    How many steps are best is what the table tells least exactly, so several numbers are tried.
+    """
     chosen: dict[int, None] = {}
     for number in range(1, count + 1):
         most = full * number / count
-        fitting = [n for n, (one, _) in enumerate(found) if one.cost <= most]
-        if fitting:
-            chosen[min(fitting, key=lambda n: found[n][0].error)] = None
+        best: dict[int, int] = {}  # steps -> number of the plan
+        for n, (one, method) in enumerate(found):
+            now = best.get(method.steps)
+            if one.cost <= most and (now is None or one.error < found[now][0].error):
+                best[method.steps] = n
+        chosen |= dict.fromkeys(sorted(best.values(), key=lambda n: found[n][0].error)[:TRIED])
     return [found[number] for number in chosen]
 
 
