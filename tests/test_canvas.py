@@ -28,11 +28,11 @@ def test_one_window_is_plain_sampling_to_the_bit(stack, name, stride):
     regions = Regions((3,), torch.ones(1, 16, 16))
     with torch.no_grad():
         plain = SAMPLERS[name].sample(stack, begin, SIGMAS, labels, **own)
-        canvas = windowed(stack, Windows((16, 16), stride))
+        canvas = windowed(stack, Windows((16, 16), stride), SIGMAS)
         assert torch.equal(SAMPLERS[name].sample(canvas, begin, SIGMAS, labels, **own), plain)
         same = torch.tensor([3, 3])
         plain = SAMPLERS[name].sample(stack, begin, SIGMAS, same, **own)
-        canvas = windowed(stack, Windows((16, 16), stride), regions=regions)
+        canvas = windowed(stack, Windows((16, 16), stride), SIGMAS, regions)
         assert torch.equal(SAMPLERS[name].sample(canvas, begin, SIGMAS, None, **own), plain)
 
 
@@ -66,7 +66,7 @@ def test_estimates_are_averaged_where_windows_overlap():
         return (first + torch.arange(len(noisy))).view(-1, 1, 1, 1).expand_as(noisy)
 
     windows = Windows((4, 4), stride=2, batch=2)
-    drawn = windowed(numbered, windows)(noise((4, 8)), torch.ones(1), None)
+    drawn = windowed(numbered, windows, [1.0])(noise((4, 8)), torch.ones(1), None)
     assert drawn[0, 0, 0].tolist() == [1, 1, 1.5, 1.5, 2.5, 2.5, 3, 3]
     assert seen == [2, 1]  # at most so many at a time
 
@@ -134,7 +134,7 @@ def test_no_window_sees_two_ends_of_a_canvas_that_does_not_wrap(length, margin):
 def test_regions_go_on_across_the_gap():
     windows, regions = Windows((8, 8)), across([1, 5], (8, 16))
     size = windows.drawn((8, 16))
-    drawn = windowed(pointwise, windows, regions=regions)(
+    drawn = windowed(pointwise, windows, [1.0], regions)(
         torch.zeros(1, 1, *size), torch.ones(1), None
     )
     assert size == (8, 24)
@@ -150,7 +150,7 @@ def test_a_wrapped_canvas_has_no_ends(axis):
     def blur(noisy, sigma, labels):
         return 0.5 * (noisy + noisy.mean(dim=(2, 3), keepdim=True))
 
-    denoise = windowed(blur, Windows((8, 8), stride=1, wrap=wrap))
+    denoise = windowed(blur, Windows((8, 8), stride=1, wrap=wrap), [1.0])
     noisy, sigma = noise(size), torch.ones(1)
     rolled = denoise(noisy.roll(5, 2 + axis), sigma, None)
     assert torch.allclose(rolled, denoise(noisy, sigma, None).roll(5, 2 + axis), atol=1e-5)
@@ -165,7 +165,7 @@ def test_regions_give_each_pixel_its_class_and_mix_at_the_border():
         asked.extend(labels.tolist())
         return pointwise(noisy, sigma, labels)
 
-    drawn = windowed(denoise, Windows((8, 8), stride=8), regions=regions)(noisy, sigma, None)
+    drawn = windowed(denoise, Windows((8, 8), stride=8), [1.0], regions)(noisy, sigma, None)
     classes = ((drawn - pointwise(noisy, sigma, None)) / 0.1)[0, 0, 0]
     assert classes[:10] == pytest.approx(torch.ones(10), abs=1e-4)
     assert classes[14:] == pytest.approx(torch.full((10,), 5.0), abs=1e-4)

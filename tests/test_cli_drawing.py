@@ -224,6 +224,17 @@ def test_a_canvas_has_its_classes_and_says_how_it_was_made(call, model, tmp_path
     assert not np.array_equal(np.asarray(Image.open(tmp_path / "c.png")), pictures[0])
 
 
+def test_a_canvas_of_the_training_size_has_its_class_too(call, model, tmp_path):
+    words = ("canvas", model, "--size", "16x16", "--steps", 2, "--labels", 7, "--out")
+    assert call(*words, tmp_path / "a.png")[0] == 0
+    plain = LegoPipeline.from_pretrained(model)(labels=7, seeds=0, steps=2).images[0]
+    drawn = np.asarray(Image.open(tmp_path / "a.png")).astype(int)
+    assert np.abs(drawn - np.asarray(plain)).max() <= 1
+    both = ("canvas", model, "--size", "16x16", "--steps", 2, "--labels", "7,3", "--out")
+    assert call(*both, tmp_path / "b.png")[0] == 0
+    assert not np.array_equal(np.asarray(Image.open(tmp_path / "b.png")), drawn)
+
+
 def test_a_size_that_cannot_be_is_cropped_on_request(call, model, tmp_path):
     words = ("canvas", model, "--steps", 1, "--out", tmp_path / "a.png", "--size", "18x35")
     refused(call, "18x35 does not fit these bricks: 4 must divide both sides; the nearest", *words)

@@ -8,25 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from legodiff import cli, store
+from legodiff import store
 from legodiff.config import load_config, recipes
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Runs a command line in this process; gives (exit code, stdout, stderr)."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["legodiff", *map(str, words)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return run
 
 
 @pytest.fixture

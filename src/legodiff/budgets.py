@@ -8,7 +8,7 @@ from torch import Tensor
 from legodiff.diffusion.canvas import Windows
 from legodiff.diffusion.skipping import SkipPlan
 from legodiff.model.compiled import CompiledStack
-from legodiff.model.cost import subset_flops, subset_seconds
+from legodiff.model.cost import subset_seconds
 from legodiff.model.spec import StackSpec
 from legodiff.model.stack import LegoStack
 from legodiff.plans import Curve, parse_milliseconds
@@ -83,15 +83,11 @@ def cost(
     windows: Windows | None = None,
 ) -> tuple[int, int]:
     """Evaluations and FLOPs of a canvas of one class by a method, counted beforehand."""
-    evaluations = flops = 0
     looks, size = 1, canvas
     if windows is not None:
         looks, size = len(windows.places(windows.drawn(canvas), turn=0)), windows.size
-    for sigma in method.levels(sampling):
-        calls = looks * method.evaluations(sigma)
-        evaluations += calls
-        flops += calls * subset_flops(spec, method.plan.bricks(sigma), size)
-    return evaluations, flops
+    evaluations = sum(method.evaluations(level) for level in method.levels(sampling))
+    return looks * evaluations, looks * method.flops(sampling, spec, size)
 
 
 def clock(

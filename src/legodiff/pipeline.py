@@ -77,7 +77,8 @@ class LegoPipeline:
             curves: what ``legodiff plan`` found, for budgets.
         """
         self.stack = stack
-        self.network: LegoStack | CompiledStack = stack
+        self.denoise: LegoStack | CompiledStack = stack
+        """The callable (noisy, sigma, labels) -> clean estimate: the stack, or the compiled one."""
         self.codec: Codec = codec or PixelCodec(mean=(0.0,) * stack.spec.channels)
         self.class_names = tuple(class_names)
         if self.class_names and len(self.class_names) != stack.spec.classes:
@@ -89,11 +90,6 @@ class LegoPipeline:
         self.label_dropout = label_dropout
         self.run = run
         self.curves = tuple(curves)
-
-    @property
-    def denoise(self) -> LegoStack | CompiledStack:
-        """The callable (noisy, sigma, labels) -> clean estimate."""
-        return self.network
 
     @property
     def device(self) -> torch.device:
@@ -109,7 +105,7 @@ class LegoPipeline:
         The first image of each is late; the pictures are the same but for rounding. ``options``
         are those of ``torch.compile``.
         """
-        self.network = CompiledStack(self.stack, **options)
+        self.denoise = CompiledStack(self.stack, **options)
         return self
 
     def __call__(
@@ -188,7 +184,7 @@ class LegoPipeline:
             return replace(full, plan=plan)
         if budget is None:
             return full
-        return within(full, budget, self.curve(full), self.network, self.sampling, batch)
+        return within(full, budget, self.curve(full), self.denoise, self.sampling, batch)
 
     def render(
         self,
@@ -211,6 +207,8 @@ class LegoPipeline:
         """
         canvas = self.canvas(size)
         windows = windows or self.windows(canvas)
+        if regions is not None and windows is None:
+            windows = Windows(canvas)  # one, but seen by every class
         indices, numbers = pair(labels, seeds, self.label_index)
         self.check_guidance(method.guidance)
         if method.guidance != 1 and set(indices) == {None} and regions is None:
@@ -221,7 +219,7 @@ class LegoPipeline:
             self.codec.prepare()
         decode = self.codec.decode if self.codec.ready else self.codec.preview
 
-        meter = Meter(self.network, watch)
+        meter = Meter(self.denoise, watch)
         denoise = method.denoiser(meter, self.stack.spec.classes)
         whole = canvas if windows is None else windows.drawn(canvas)
         if windows is not None:

@@ -71,7 +71,8 @@ def canvas(
         ),
     ] = None,
     margin: Annotated[
-        int | None, typer.Option(help="Pixels by which shifted windows overlap.", min=0)
+        int | None,
+        typer.Option(help="Pixels of the model by which windows that shift overlap.", min=0),
     ] = None,
     batch: Annotated[int, typer.Option(help="Windows evaluated at a time.", min=1)] = 16,
     crop: Annotated[
@@ -111,7 +112,7 @@ def canvas(
     drawn = _next_larger(wanted, pipe) if crop else wanted
     place = pipe.canvas(drawn)
     how: dict[str, Any] = {"stride": stride, "batch": batch, "wrap": WRAPS[wrap]}
-    how |= {} if margin is None else {"margin": margin // factor}
+    how |= {} if margin is None else {"margin": margin}
     windows = pipe.windows(place, **how)
     soft = min(pipe.stack.spec.image_size) // 2 if blend is None else blend // factor
     areas = _regions(labels, regions, pipe, place, soft, WRAPS[wrap])

@@ -94,6 +94,10 @@ def say(text: str) -> None:
     console.print(text, soft_wrap=True, markup=False, highlight=False)
 
 
+def nothing(*_: object) -> None:
+    """What a process shows that does not speak for all."""
+
+
 def choose_device(name: str) -> "torch.device":
     """The device of that name, tried out. Raises ValueError if it cannot be used here."""
     import torch

@@ -21,6 +21,7 @@ from legodiff.cli.common import (
     check_place,
     choose_device,
     full_method,
+    nothing,
     parse_budget,
     parse_labels,
     parse_numbers,
@@ -142,7 +143,7 @@ def _write(order: "Order", out: Path, overwrite: bool, world: "World") -> list[t
 
     archive = out.suffix == ".npz"
     write = output.write_parts if archive else output.write_folder
-    with progress() if world.leads else nullcontext(_nothing) as bar:
+    with progress() if world.leads else nullcontext(nothing) as bar:
         mine = write(order, out, overwrite, world, partial(bar, "drawing"))
     drawn = world.gather(mine)  # and everyone is done
     if archive and world.leads:
@@ -218,7 +219,3 @@ def _pictures(
 def _beside(out: Path, name: str) -> Path:
     """A picture in the folder, or beside the archive with its name in front."""
     return out.with_name(f"{out.stem}-{name}") if out.suffix == ".npz" else out / name
-
-
-def _nothing(*_: object) -> None:
-    """What a process shows that does not speak for all."""

@@ -11,6 +11,7 @@ from legodiff.cli.common import (
     DeviceOption,
     choose_device,
     console,
+    nothing,
     parse_numbers,
     parse_size,
     progress,
@@ -120,12 +121,12 @@ def _train(config: "RunConfig", run: Path, world: "World", resume: bool) -> None
     from legodiff.train.loop import train as run_training
 
     place = world.describe()
-    tell = say if world.leads else _nothing
+    tell = say if world.leads else nothing
     tell(place)
     images, codec = open_inputs(config, run if resume else None, world)
     tell(_about(config, images))
     total = config.train.images
-    with progress() if world.leads else nullcontext(_nothing) as show:
+    with progress() if world.leads else nullcontext(nothing) as show:
         run_training(
             config,
             images,
@@ -137,10 +138,6 @@ def _train(config: "RunConfig", run: Path, world: "World", resume: bool) -> None
             say=tell,
         )
     tell(f"The model is in {run}. Draw with it:  legodiff sample {run} --out samples")
-
-
-def _nothing(*_: Any) -> None:
-    """What a process shows that does not speak for all."""
 
 
 def _about(config: "RunConfig", data: "ImageData") -> str:

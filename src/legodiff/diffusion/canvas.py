@@ -191,7 +191,7 @@ def _softened(masks: Tensor, blend: int, wrap: tuple[bool, bool]) -> Tensor:
 def windowed(
     denoise: Denoise,
     windows: Windows,
-    levels: Sequence[float] = (),
+    levels: Sequence[float] | Tensor,
     regions: Regions | None = None,
 ) -> Denoise:
     """A denoiser of canvases (B, C, H, W) from one of windows; H x W are ``windows.drawn``.
@@ -201,7 +201,8 @@ def windowed(
     that counts anywhere in it. Estimates are merged by the mean of all windows, then by regions.
     """
     weight = windows.weight()
-    falling = sorted(set(torch.tensor(levels).tolist()), reverse=True)  # float32, as sigma is
+    known = torch.as_tensor(levels, dtype=torch.float32)  # as sigma is
+    falling = sorted(set(known.tolist()), reverse=True)
 
     def denoise_canvas(noisy: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
         canvas = (noisy.shape[-2], noisy.shape[-1])
@@ -210,10 +211,10 @@ def windowed(
         if regions is None:
             return _merged(denoise, noisy, sigma, labels, places, windows, shares)
         total = torch.zeros_like(noisy)
-        masks = _beyond(regions.masks, canvas).to(noisy)
-        for mask, label in zip(masks, regions.labels, strict=True):
-            inside = [at for at in places if mask[_pixels(at, windows.size, canvas)].any()]
+        for share, label in zip(_beyond(regions.masks, canvas), regions.labels, strict=True):
+            inside = [at for at in places if share[_pixels(at, windows.size, canvas)].any()]
             if inside:
+                mask = share.to(noisy)
                 chosen = sigma.new_full(sigma.shape, label, dtype=torch.int64)
                 part = _merged(denoise, noisy, sigma, chosen, inside, windows, shares)
                 total += torch.where(mask > 0, mask * part, 0)

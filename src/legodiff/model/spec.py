@@ -105,19 +105,9 @@ class StackSpec:
         sides = [brick.size for brick in self.bricks if isinstance(brick.size, int)]
         return min(sides, default=min(brick.local for brick in self.bricks))
 
-    def nearest_canvas(self, size: tuple[int, int]) -> tuple[int, int]:
-        """The canvas nearest to a (height, width) that all bricks divide."""
-        height, width = (max(1, round(side / self.step)) * self.step for side in size)
-        return height, width
-
     def check_canvas(self, size: tuple[int, int]) -> None:
         """Raises ValueError, naming the nearest size that fits, if a brick does not divide it."""
-        if min(size) < 1 or any(side % self.step for side in size):
-            near = self.nearest_canvas(size)
-            raise ValueError(
-                f"a canvas of {size[0]}x{size[1]} does not fit these bricks: "
-                f"{self.step} must divide both sides; the nearest that fits is {near[0]}x{near[1]}"
-            )
+        _check_divides(self.step, size)
 
     def canvas(self, size: tuple[int, int], factor: int = 1) -> tuple[int, int]:
         """The canvas for a picture of (height, width), ``factor`` of its pixels for one of ours.
@@ -127,12 +117,7 @@ class StackSpec:
         """
         inside = all(side <= own * factor for side, own in zip(size, self.image_size, strict=True))
         step = (self.step if inside else self.finest) * factor
-        if min(size) < 1 or any(side % step for side in size):
-            near = [max(1, round(side / step)) * step for side in size]
-            raise ValueError(
-                f"a canvas of {size[0]}x{size[1]} does not fit these bricks: {step} must divide "
-                f"both sides; the nearest that fits is {near[0]}x{near[1]}"
-            )
+        _check_divides(step, size)
         return size[0] // factor, size[1] // factor
 
     def patch_counts(self, canvas: tuple[int, int]) -> tuple[int, ...]:
@@ -172,6 +157,21 @@ class StackSpec:
         return build(cls, "stack", {**values, "bricks": built} if built else values)
 
 
+def _nearest(step: int, size: tuple[int, int]) -> tuple[int, int]:
+    """The (height, width) nearest to a size that ``step`` divides."""
+    height, width = (max(1, round(side / step)) * step for side in size)
+    return height, width
+
+
+def _check_divides(step: int, size: tuple[int, int]) -> None:
+    if min(size) < 1 or any(side % step for side in size):
+        near = _nearest(step, size)
+        raise ValueError(
+            f"a canvas of {size[0]}x{size[1]} does not fit these bricks: {step} must divide both "
+            f"sides; the nearest that fits is {near[0]}x{near[1]}"
+        )
+
+
 def _check(spec: StackSpec) -> None:
     _check_count("stack: channels", spec.channels, CHANNELS)
     _check_count("stack: width", spec.width, WIDTH)
@@ -205,7 +205,7 @@ def _check(spec: StackSpec) -> None:
         if not isinstance(brick, BrickSpec):
             raise ValueError(f"stack: brick {number} is {brick!r}; it must be a BrickSpec")
         if any(side % brick.step for side in spec.image_size):
-            near = spec.nearest_canvas(spec.image_size)
+            near = _nearest(spec.step, spec.image_size)
             raise ValueError(
                 f"stack: brick {number} needs sides divisible by {brick.step}, and the image is "
                 f"{spec.image_size[0]}x{spec.image_size[1]}; the nearest that fits all bricks is "
