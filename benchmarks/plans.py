@@ -1,4 +1,4 @@
-"""Judges plans on digits: the planner's, the paper's break points, and fewer steps.
+"""Judges plans on digits: the planner's, the paper's break points, fewer steps, another solver.
 
     python benchmarks/plans.py runs/digits-0 --images 2000 --out plans.jsonl
     python benchmarks/plans.py runs/digits-0 --dit runs/dit-0 --images 2000 --out plans.jsonl
@@ -7,9 +7,9 @@
     python benchmarks/plans.py --picture runs/digits-0 --budgets 0.5 0.3 --out budgets
 
 The first finds plans on images of its own, unless `legodiff plan` has, and then draws others: for
-every budget the best that the planner, the paper's rule and fewer steps have for it, and a plain
-DiT of less cost. A line of JSON each: FD-digits, accuracy, difference from the full model's images,
-share of its FLOPs.
+every budget the best that the planner, the paper's rule, fewer steps and DPM-Solver++(2M) with all
+bricks have for it, and a plain DiT of less cost. A line of JSON each: FD-digits, accuracy,
+difference from the full model's images, share of its FLOPs.
 --figure4 draws the paper's figure 4 as PNG and CSV: quality and time over the share of steps
 without the top brick, skipped from either side. --picture draws the same seeds in every way.
 """
@@ -63,11 +63,9 @@ class Drawer:
 
 def candidates(curve: Curve, budget: float) -> dict[str, Point]:
     """The best of each kind within a budget."""
-    kinds: dict[str, Sequence[Point]] = {
-        "planned": curve.points,
-        "paper": [point for point in curve.rivals if point.kind == "paper"],
-        "fewer steps": [point for point in curve.rivals if point.kind == "fewer steps"],
-    }
+    kinds: dict[str, Sequence[Point]] = {"planned": curve.points}
+    for kind in ("paper", "fewer steps", "other solver"):
+        kinds[kind] = [point for point in curve.rivals if point.kind == kind]
     found = {}
     for kind, points in kinds.items():
         fitting = [point for point in points if point.flops <= budget * curve.full.flops]

@@ -54,7 +54,7 @@ def test_plan_keeps_shows_and_draws_what_budgets_use(call, copy, tmp_path, quick
     curves = json.loads((copy / "plans.json").read_text())["curves"]
     assert len(curves) == 1
     kinds = {point["kind"] for point in curves[0]["rivals"]}
-    assert kinds == {"fewer steps", "paper"}
+    assert kinds == {"fewer steps", "other solver", "paper"}
 
     share = cheapest(copy)
     found = re.search("guidance 1.5: budgets from (.*) to 1", call("info", copy)[1])
@@ -72,6 +72,14 @@ def test_plan_keeps_shows_and_draws_what_budgets_use(call, copy, tmp_path, quick
     )
     assert code == 0
     assert "4 of 4 steps" in out
+
+    other = next(point for point in curves[0]["rivals"] if point["kind"] == "other solver")
+    curves[0]["points"] = [other, curves[0]["full"]]
+    (copy / "plans.json").write_text(json.dumps({"curves": curves}))
+    code, out, _ = call("sample", copy, *words, "--seeds", "0", "--budget", 0.9, "--out", tmp_path)
+    assert code == 0
+    steps = other["method"]["steps"]
+    assert f"{steps} steps of dpmpp_2m for 4 of heun, bricks 0+1+2" in " ".join(out.split())
 
     # Plans for another method stand beside it; the same method takes its place.
     own = ("--guidance-interval", "0.1,9", "--self-guidance", 1.2, "--option", "churn=1")

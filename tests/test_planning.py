@@ -8,7 +8,7 @@ from test_pipeline import pipeline
 from legodiff import LegoPipeline, SkipPlan
 from legodiff.diffusion.planner import Choice, Found
 from legodiff.model.cost import subset_flops
-from legodiff.planning import _between, _grids, _Shared, _spread, _Trial, find_plans
+from legodiff.planning import _between, _grids, _other_solver, _Shared, _spread, _Trial, find_plans
 from legodiff.plans import parse_milliseconds, read_curves
 from legodiff.sampling import Method
 
@@ -32,9 +32,10 @@ def test_points_cost_more_and_err_less_up_to_the_full_method(planned):
     assert curve.points[-1].method == full
     assert curve.points[-1].error == 0
     assert curve.full.flops == full.flops(pipe.sampling, pipe.stack.spec, (16, 16)) == costs[-1]
-    assert {point.kind for point in curve.rivals} == {"fewer steps", "paper"}
+    assert {point.kind for point in curve.rivals} == {"fewer steps", "other solver", "paper"}
     stages = {name for name, _, _ in told}
-    assert stages == {"measuring", "fewer steps", "planning", "checking", "the paper's rule"}
+    drawn = {"measuring", "fewer steps", "another solver", "checking", "the paper's rule"}
+    assert stages == {"planning"} | drawn
     assert all((name, total, total) in told for name, _, total in told)
 
 
@@ -62,6 +63,7 @@ def test_errors_and_costs_are_those_of_drawing(planned):
             seeds,
             point.method.steps,
             point.method.guidance,
+            point.method.sampler,
             plan=point.method.plan,
             guidance_interval=point.method.interval,
         )
@@ -195,10 +197,29 @@ def test_plans_to_check_are_the_best_within_even_shares_of_the_full_cost():
     assert [one.cost for one, _ in _spread(found, 100.0, 4)] == [25, 26, 74, 100]
     assert [one.cost for one, _ in _spread(found, 100.0, 20)] == [10, 25, 26, 74, 100]
     assert [one.cost for one, _ in _spread(found, 1000.0, 4)] == [100]
-    # Of every number of steps the best, of the three best numbers.
+    # Of every number of steps, and of every solver, the best; of these the three best.
     other = [(Found(20.0 + n, 10.0 + n, ()), replace(FULL, steps=20 + n)) for n in range(4)]
     chosen = [one.cost for one, _ in _spread([*found, *other], 100.0, 4)]
     assert chosen == [25, 20, 21, 26, 74, 100]
+    solver = [(Found(23.0, 4.5, ()), replace(FULL, sampler="dpmpp_2m"))]
+    chosen = [one.cost for one, _ in _spread([*found, *other, *solver], 100.0, 4)]
+    assert chosen == [25, 23, 20, 26, 74, 100]
+
+
+def test_another_solver_is_tried_for_images_that_need_no_fresh_noise():
+    pipe = pipeline()
+    for full, most in ((FULL, 7), (replace(FULL, sampler="ddim", steps=9), 9)):
+        tried = _other_solver(full, pipe)
+        assert {method.sampler for method in tried} == {"dpmpp_2m"}
+        assert [method.steps for method in tried] == list(range(2, most + 1))
+        flops = full.flops(pipe.sampling, pipe.stack.spec, (16, 16))
+        assert tried[-1].flops(pipe.sampling, pipe.stack.spec, (16, 16)) == flops
+    kept = replace(FULL, guidance=2.0, interval=(0.1, 3.0), options={"s_max": 1.0})
+    assert _other_solver(kept, pipe)[0].interval == (0.1, 3.0)
+    assert _other_solver(replace(FULL, sampler="dpmpp_2m"), pipe) == []
+    noisy = ("heun", {"churn": 5.0}), ("ddim", {"eta": 0.5}), ("ddpm", {})
+    for sampler, options in noisy:
+        assert _other_solver(replace(FULL, sampler=sampler, options=options), pipe) == []
 
 
 def test_numbers_of_steps_to_try():

@@ -1,5 +1,5 @@
 """Finding the dial of a model: what leaving bricks out loses at each noise level, and the plans
-that lose least at every cost, over steps, bricks and guidance together.
+that lose least at every cost, over solver, steps, bricks and guidance together.
 
 Everything is measured on the model's own trajectories; no data are needed. The plans found are
 then drawn, and judged by their true difference from the full method's images of the same seeds.
@@ -34,8 +34,9 @@ Losses = dict[float, dict[Choice, float]]
 FIRST_SEED = 2**40  # of the images that plans are measured on: none that a user would draw
 GRIDS = 16  # numbers of steps that are tried, at most
 CHECKED = 20  # plans that are drawn and judged: the best within 1/20, 2/20 ... of the full cost
-TRIED = 3  # numbers of steps for each of them
+TRIED = 3  # solvers and numbers of steps for each of them
 PAPER = 8  # break points of the paper that are
+SOLVER = "dpmpp_2m"  # second order for one evaluation a step: the solver tried beside the given one
 WORST = 1.0  # error of a plan worth keeping: two images that have nothing in common differ by 1.4
 
 
@@ -57,8 +58,12 @@ def find_plans(
         trial.judge(replace(full, steps=steps), "fewer steps")
         for steps in trial.each("fewer steps", _grids(full.steps))
     ]
+    other = [
+        trial.judge(method, "other solver")
+        for method in trial.each("another solver", _other_solver(full, pipe))
+    ]
     found: list[tuple[Found, Method]] = []
-    for point in trial.each("planning", [*fewer, trial.full]):
+    for point in trial.each("planning", [*fewer, *other, trial.full]):
         table = _table(pipe, point.method, losses)
         found += [(one, point.method) for one in trade_off(list(table.values()), point.error**2)]
     planned = [
@@ -74,8 +79,8 @@ def find_plans(
         full=trial.full,
         images=images,
         machine=f"{_machine(pipe.device)}, batches of {batch}",
-        points=_best([*fewer, *planned, *paper, trial.full]),
-        rivals=(*fewer, *paper),
+        points=_best([*fewer, *other, *planned, *paper, trial.full]),
+        rivals=(*fewer, *other, *paper),
     )
 
 
@@ -201,6 +206,19 @@ def _grids(steps: int) -> list[int]:
     return sorted({round(2 * ratio**number) for number in range(GRIDS)})
 
 
+def _other_solver(full: Method, pipe: LegoPipeline) -> list[Method]:
+    """The full method by another solver of the same equation, for no more than its evaluations.
+
+    None for a method that draws fresh noise: its images are its own.
+    """
+    if full.sampler == SOLVER or not full.deterministic:
+        return []
+    calls = len(full.levels(pipe.sampling))
+    return [
+        replace(full, sampler=SOLVER, options={}, steps=steps) for steps in (*_grids(calls), calls)
+    ]
+
+
 def _table(pipe: LegoPipeline, method: Method, losses: Losses) -> dict[float, Step]:
     """What each choice costs and errs at each noise level of a method, falling."""
     spec, sampling = pipe.stack.spec, pipe.sampling
@@ -253,18 +271,19 @@ def _method(found: Found, method: Method, pipe: LegoPipeline) -> Method:
 def _spread(
     found: Sequence[tuple[Found, Method]], full: float, count: int
 ) -> list[tuple[Found, Method]]:
-    """The best plans within 1/count, 2/count ... of the full cost, of the best numbers of steps.
+    """The best plans within 1/count, 2/count ... of the full cost, of the best grids.
 
-    How many steps are best is what the table tells least exactly, so several numbers are tried.
+    Which solver with how many steps is best is what the table tells least exactly, so several are
+    tried.
     """
     chosen: dict[int, None] = {}
     for number in range(1, count + 1):
         most = full * number / count
-        best: dict[int, int] = {}  # steps -> number of the plan
+        best: dict[tuple[str, int], int] = {}  # solver and steps -> number of the plan
         for n, (one, method) in enumerate(found):
-            now = best.get(method.steps)
-            if one.cost <= most and (now is None or one.error < found[now][0].error):
-                best[method.steps] = n
+            grid = method.sampler, method.steps
+            if one.cost <= most and (grid not in best or one.error < found[best[grid]][0].error):
+                best[grid] = n
         chosen |= dict.fromkeys(sorted(best.values(), key=lambda n: found[n][0].error)[:TRIED])
     return [found[number] for number in chosen]
 

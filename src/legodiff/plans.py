@@ -31,7 +31,8 @@ class Point:
     milliseconds: float | None = None
     """Of an image, on the machine and in the batches it was measured with."""
     kind: str = "planned"
-    """Or "full", "fewer steps", "paper"."""
+    """Or "full", and of what keeps all bricks or plans nothing: "fewer steps", "other solver",
+    "paper"."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class Curve:
     points: tuple[Point, ...]
     """By rising cost; each errs less than those before it. The last is the full method."""
     rivals: tuple[Point, ...] = ()
-    """What the planner is compared with: the paper's break points, and only fewer steps."""
+    """What the planner is compared with: the paper's break points, only fewer steps, and only
+    another solver."""
 
     def within(self, budget: float) -> Point:
         """The point of least error within a share of the full FLOPs.

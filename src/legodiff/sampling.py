@@ -83,6 +83,11 @@ class Method:
                 f"guidance interval {low:g} to {high:g}: give two noise levels, the lower one first"
             )
 
+    @property
+    def deterministic(self) -> bool:
+        """Whether no fresh noise is drawn on the way: then every solver nears the same image."""
+        return self.sampler != "ddpm" and not any(map(self.options.get, ("churn", "eta")))
+
     def levels(self, sampling: Sampling) -> list[float]:
         """The noise levels at which the denoiser is called, in order."""
         return levels_called(

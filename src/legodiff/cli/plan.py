@@ -37,7 +37,7 @@ def plan(
     batch: Annotated[int, typer.Option(help="Images drawn at a time.", min=1)] = 16,
     device: DeviceOption = "auto",
 ) -> None:
-    """Find the best plans at every cost, over steps, bricks and guidance; keep and draw them.
+    """Find the best plans at every cost, over solver, steps, bricks, guidance; keep and draw them.
 
     Afterwards `sample --budget 0.5` or `--budget 50ms` with the same steps, sampler, guidance and
     options uses them. Needs no data: the model is measured on images that it draws.
@@ -74,19 +74,23 @@ def _lines(curve: "Curve") -> dict[str, list[tuple[float, float]]]:
     def line(points: "list[Point]") -> list[tuple[float, float]]:
         return sorted((point.flops / curve.full.flops, point.error) for point in points)
 
-    kinds = {"fewer steps": "all bricks, fewer steps", "paper": "the paper's break point"}
+    kinds = {
+        "fewer steps": "all bricks, fewer steps",
+        "other solver": "all bricks, DPM-Solver++(2M)",
+        "paper": "the paper's break point",
+    }
     rivals = {
         name: line([point for point in curve.rivals if point.kind == kind])
         for kind, name in kinds.items()
     }
-    planned = {"steps and bricks planned together": line(list(curve.points))}
+    planned = {"solver, steps and bricks planned together": line(list(curve.points))}
     return planned | {name: points for name, points in rivals.items() if points}
 
 
 def _table(curve: "Curve") -> Table:
     table = Table(title="the least error at every cost")
     guidance = curve.full.method.guidance != 1
-    names = ("FLOPs", "ms", "error", "steps", "bricks from high noise to low")
+    names = ("FLOPs", "ms", "error", "solver", "steps", "bricks from high noise to low")
     for name in (*names, "guided") if guidance else names:
         table.add_column(name, justify="left" if name.startswith("bricks") else "right")
     for point in curve.points:
@@ -97,6 +101,7 @@ def _table(curve: "Curve") -> Table:
             f"{point.flops / curve.full.flops:.0%}",
             f"{point.milliseconds:.3g}",
             f"{point.error:.2g}",
+            point.method.sampler,
             str(point.method.steps),
             " ".join("+".join(map(str, bricks)) for _, bricks in bands),
             *([guided] if guidance else []),

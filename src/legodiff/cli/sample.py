@@ -175,9 +175,12 @@ def _about_plan(
     curve = pipe.curve(full)
     by = "the paper's rule; legodiff plan finds better" if curve is None else "legodiff plan"
     bands = " ".join("+".join(map(str, bricks)) for _, bricks in reversed(method.plan.bands))
+    steps = f"{method.steps} of {full.steps} steps"
+    if method.sampler != full.sampler:
+        steps = f"{method.steps} steps of {method.sampler} for {full.steps} of {full.sampler}"
     text = (
-        f"plan (by {by}): {method.steps} of {full.steps} steps, bricks {bands} from high noise to "
-        f"low, {flops[0] / flops[1]:.1%} of the full FLOPs"
+        f"plan (by {by}): {steps}, bricks {bands} from high noise to low, "
+        f"{flops[0] / flops[1]:.1%} of the full FLOPs"
     )
     point = pipe.predicted(method)
     if point is not None:
