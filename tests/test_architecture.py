@@ -34,6 +34,9 @@ ALLOWED = {
         *("config", "sampling", "pipeline"),
     },
     "output": {"store", "codec", "pictures", "pipeline", "sampling", "train"},
+    "interop": {
+        *("noise", "store", "model", "pickles", "codec", "vae", "sampling", "pipeline"),
+    },
     "evaluate": {"data", "pipeline", "model"},
     "demo": {
         *("store", "model", "diffusion", "data", "codec", "pictures"),

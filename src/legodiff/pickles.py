@@ -2,16 +2,13 @@
 
 Python's own unpickler calls whatever a file names. This one interprets the few instructions that
 plain data needs; a name in the file stands for a function of *ours*, from a table the caller
-gives, or the file is refused. ``UINT8_ARRAYS`` is the table for numpy arrays of bytes.
+gives, or the file is refused. Lengths in a file are not believed: memory grows with what is there.
 """
 
-import io
 import pickletools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO
-
-import numpy as np
+from typing import IO, Any, BinaryIO, cast
 
 LIMIT = 2**30  # bytes of the whole file
 
@@ -24,13 +21,18 @@ class Name:
     name: str
 
 
+class RefusedError(ValueError):
+    """Raised by what ``load`` calls, for what it does not take: the file is refused, and why."""
+
+
 Allowed = Mapping[tuple[str, str], Callable[..., Any]]
+Persistent = Callable[[Any], Any]
 _MARK = object()
 _CONSTANTS: dict[str, Any] = {
     **{"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "MARK": _MARK},
 }
 _EMPTY: dict[str, Callable[[], Any]] = {
-    **{"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_TUPLE": tuple},
+    **{"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_TUPLE": tuple, "EMPTY_SET": set},
 }
 _ARGUMENTS = {
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
@@ -40,40 +42,57 @@ _ARGUMENTS = {
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
-def load(file: BinaryIO, allowed: Allowed, limit: int = LIMIT) -> Any:
+def load(
+    file: BinaryIO, allowed: Allowed, limit: int = LIMIT, persistent: Persistent | None = None
+) -> Any:
     """The plain data in a pickle: lists, tuples, dicts, text, bytes, numbers, and ``allowed``.
 
     ``allowed[module, name]`` is called in place of the object of that name, with arguments from
     the file, which it must check. If what it returns has ``__setstate__``, the file may call that
-    too. Text of Python 2 comes as str, one character a byte. Raises ValueError, in one line, for
-    anything else and for files above ``limit`` bytes.
+    too. ``persistent`` gives what a file refers to as kept elsewhere. Text of Python 2 comes as
+    str, one character a byte. The file is left behind the pickle. Raises ValueError, in one line,
+    for anything else and for files above ``limit`` bytes.
     """
-    data = file.read(limit + 1)
-    if len(data) > limit:
-        raise ValueError(f"pickle of more than {limit:,} bytes")
-    reader = _Reader(allowed)
+    reader = _Reader(allowed, persistent)
     try:
-        for opcode, argument, _ in pickletools.genops(io.BytesIO(data)):
+        for opcode, argument, _ in pickletools.genops(cast(IO[bytes], _Bounded(file, limit))):
             if opcode.name == "STOP":
                 return reader.result()
             reader.do(opcode.name, argument)
-    except _RefusedError as error:
+    except RefusedError as error:
         raise ValueError(f"pickle refused: {error}") from None
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"pickle refused: it is damaged or not plain data ({reason})") from error
     raise ValueError("pickle refused: it has no end")
 
 
-class _RefusedError(Exception):
-    pass
+class _Bounded:
+    """A file that is never asked for more bytes than it has: a length in it may be a lie."""
+
+    def __init__(self, file: BinaryIO, limit: int) -> None:
+        self.file = file
+        here = file.tell()
+        self.end = file.seek(0, 2)
+        file.seek(here)
+        if self.end - here > limit:
+            raise ValueError(f"pickle of more than {limit:,} bytes")
+
+    def read(self, count: int) -> bytes:
+        return self.file.read(max(0, min(count, self.end - self.file.tell())))
+
+    def readline(self) -> bytes:
+        return self.file.readline()
+
+    def tell(self) -> int:
+        return self.file.tell()
 
 
 class _Reader:
     """The stack and the memo of one file."""
 
-    def __init__(self, allowed: Allowed) -> None:
-        self.allowed = allowed
+    def __init__(self, allowed: Allowed, persistent: Persistent | None) -> None:
+        self.allowed, self.persistent = allowed, persistent
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
@@ -89,7 +108,7 @@ class _Reader:
         elif name not in ("PROTO", "FRAME"):
             step = getattr(self, f"_{name.lower()}", None)
             if step is None:
-                raise _RefusedError(f"instruction {name} is not needed for plain data")
+                raise RefusedError(f"instruction {name} is not needed for plain data")
             step(argument)
 
     def result(self) -> Any:
@@ -131,6 +150,12 @@ class _Reader:
     def _appends(self, _: Any) -> None:
         self.extend(self.to_mark())
 
+    def _additems(self, _: Any) -> None:
+        values = self.to_mark()
+        if not isinstance(self.stack[-1], set) or not all(isinstance(v, str) for v in values):
+            raise TypeError("a set must be one of texts")
+        self.stack[-1].update(values)
+
     def _setitem(self, _: Any) -> None:
         self.set_items(self.take(2))
 
@@ -158,19 +183,26 @@ class _Reader:
     def _reduce(self, _: Any) -> None:
         target, arguments = self.take(2)
         if not isinstance(target, Name) or not isinstance(arguments, tuple):
-            raise _RefusedError(f"it calls {type(target).__name__}, which is not a function")
+            raise RefusedError(f"it calls {type(target).__name__}, which is not a function")
         self.stack.append(self.allowed[target.module, target.name](*arguments))
+
+    _newobj = _reduce  # a class and its arguments: here, a function like any other
+
+    def _binpersid(self, _: Any) -> None:
+        if self.persistent is None:
+            raise RefusedError("it refers to something outside of it")
+        self.stack.append(self.persistent(*self.take(1)))
 
     def _build(self, _: Any) -> None:
         (state,) = self.take(1)
         restore = getattr(self.stack[-1], "__setstate__", None)
         if restore is None:
-            raise _RefusedError(f"it sets the state of {type(self.stack[-1]).__name__}")
+            raise RefusedError(f"it sets the state of {type(self.stack[-1]).__name__}")
         restore(state)
 
     def name(self, module: Any, name: Any) -> None:
         if (module, name) not in self.allowed:
-            raise _RefusedError(f"it asks for {module}.{name}, which is not plain data")
+            raise RefusedError(f"it asks for {module}.{name}, which is not plain data")
         self.stack.append(Name(module, name))
 
     def extend(self, values: list[Any]) -> None:
@@ -185,42 +217,10 @@ class _Reader:
         target.update(zip(keys, values[1::2], strict=True))
 
 
-class Uint8Array:
-    """Stands in for a numpy array in a pickle; ``array`` is the real one, made by us."""
-
-    def __init__(self, kind: Any, shape: Any, code: Any) -> None:
-        if kind != Name("numpy", "ndarray"):
-            raise _RefusedError("an array of an unknown kind")
-        self.array = np.zeros(0, np.uint8)
-
-    def __setstate__(self, state: Any) -> None:
-        _, shape, dtype, fortran, raw = state
-        raw = raw.encode("latin-1") if isinstance(raw, str) else raw
-        if not isinstance(dtype, _Uint8) or type(raw) is not bytes:
-            raise _RefusedError("an array of something else than bytes")
-        if not all(type(n) is int and n >= 0 for n in shape) or not 1 <= len(shape) <= 4:
-            raise _RefusedError(f"an array of shape {shape!r}")
-        flat = np.frombuffer(raw, np.uint8)
-        self.array = flat.reshape(shape, order="F" if fortran else "C")
-
-
-class _Uint8:
-    def __init__(self, code: Any, *_: Any) -> None:
-        if code not in ("u1", b"u1"):
-            raise _RefusedError(f"numbers of type {code!r}; only bytes (u1) are read")
-
-    def __setstate__(self, state: Any) -> None:
-        """Byte order and the like: a byte has none."""
-
-
-def _not_called(*_: Any) -> Any:
-    raise _RefusedError("an array made in an unknown way")
-
-
 def _latin_1(text: Any, encoding: Any) -> bytes:
     """How Python 3 writes bytes for Python 2: as text, to be encoded."""
     if type(text) is not str or encoding != "latin1":
-        raise _RefusedError("bytes in an unknown encoding")
+        raise RefusedError("bytes in an unknown encoding")
     return text.encode("latin-1")
 
 
@@ -229,12 +229,5 @@ def _no_bytes() -> bytes:
     return b""
 
 
-UINT8_ARRAYS: Allowed = {
-    ("numpy.core.multiarray", "_reconstruct"): Uint8Array,
-    ("numpy._core.multiarray", "_reconstruct"): Uint8Array,
-    ("numpy", "ndarray"): _not_called,
-    ("numpy", "dtype"): _Uint8,
-    ("_codecs", "encode"): _latin_1,
-    ("__builtin__", "bytes"): _no_bytes,
-}
-"""For ``load``: numpy arrays of uint8, which come as ``Uint8Array``."""
+BYTES: Allowed = {("_codecs", "encode"): _latin_1, ("__builtin__", "bytes"): _no_bytes}
+"""For ``load``: how Python 3 writes bytes in the protocols of Python 2."""

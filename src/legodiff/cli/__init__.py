@@ -10,6 +10,7 @@ from rich.console import Console
 from legodiff.cli.canvas import canvas
 from legodiff.cli.data import app as data
 from legodiff.cli.demo import demo
+from legodiff.cli.import_ import import_
 from legodiff.cli.info import info
 from legodiff.cli.plan import plan
 from legodiff.cli.sample import sample
@@ -37,6 +38,9 @@ app.command(epilog="Example:  legodiff canvas runs/scenes --size 600x2048 --wrap
 )
 app.command(epilog="Example:  legodiff plan runs/demo --steps 18 --guidance 1.5")(plan)
 app.command(epilog="Example:  legodiff info runs/demo   or   legodiff info lego-s-pg-64")(info)
+app.command(
+    "import", epilog="Example:  legodiff import LEGO-L-PG-64.pkl models/lego-l --model lego_L_PG_64"
+)(import_)
 app.add_typer(data, name="data")
 
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # of whichever click typer brings

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from legodiff.data.pickled import UINT8_ARRAYS
 from legodiff.data.sources import Source
-from legodiff.pickles import UINT8_ARRAYS, load
+from legodiff.pickles import load
 
 LIMIT = 2**28  # bytes of one file; the largest real one has 155 million
 

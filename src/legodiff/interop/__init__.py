@@ -1,0 +1,1 @@
+"""Models of others, in their files, to ours and back."""
