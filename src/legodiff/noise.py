@@ -6,7 +6,7 @@ with its cumulative product ``abar`` (the paper's alpha_t): ``sigma = sqrt((1 - 
 """
 
 from itertools import accumulate
-from math import inf
+from math import inf, pi
 
 import torch
 from torch import Tensor
@@ -43,14 +43,59 @@ def lognormal_sigmas(normal: Tensor, mean: float = -1.2, std: float = 1.2) -> Te
     return (mean + std * normal).exp()
 
 
-def ddpm_sigmas(steps: int = 1000, beta_first: float = 1e-4, beta_last: float = 0.02) -> Tensor:
-    """DDPM's linear beta table in sigma coordinates (Ho et al. 2020, section 4).
+BETAS = {"kind", "steps", "beta_first", "beta_last", "zero_snr"}
+"""Arguments of ``beta_sigmas``."""
 
-    Returns float64 of shape (steps,), rising; entry t is the noise level of timestep t.
+
+def beta_sigmas(
+    kind: str = "linear",
+    steps: int = 1000,
+    beta_first: float = 1e-4,
+    beta_last: float = 0.02,
+    zero_snr: bool = False,
+) -> Tensor:
+    """The table of a discrete diffusion model in sigma coordinates.
+
+    ``kind``: betas "linear" (Ho et al. 2020, section 4), "scaled_linear" in their roots (latent
+    diffusion), or of the "squaredcos_cap_v2" of Nichol & Dhariwal 2021. ``zero_snr`` moves the last
+    entry to pure noise (Lin et al. 2024), here 1e6. Returns float64 of shape (steps,), rising;
+    entry t is the noise level of timestep t. Raises ValueError for another kind.
     """
-    betas = torch.linspace(beta_first, beta_last, steps, dtype=torch.float64, device="cpu")
-    abar = torch.cumprod(1 - betas, dim=0)
-    return ((1 - abar) / abar).sqrt()
+    wide, cpu = torch.float64, "cpu"
+    if kind == "linear":
+        betas = torch.linspace(beta_first, beta_last, steps, dtype=wide, device=cpu)
+    elif kind == "scaled_linear":
+        ends = beta_first**0.5, beta_last**0.5
+        betas = torch.linspace(*ends, steps, dtype=wide, device=cpu) ** 2
+    elif kind == "squaredcos_cap_v2":
+        part = torch.arange(steps + 1, dtype=wide, device=cpu) / steps
+        level = torch.cos((part + 0.008) / 1.008 * pi / 2) ** 2
+        betas = (1 - level[1:] / level[:-1]).clamp(max=0.999)
+    else:
+        raise ValueError(
+            f"betas of kind {kind!r}: choose linear, scaled_linear or squaredcos_cap_v2"
+        )
+    root = torch.cumprod(1 - betas, dim=0).sqrt()
+    if zero_snr:
+        root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    abar = root**2
+    return ((1 - abar) / abar.clamp(min=1e-12)).sqrt()
+
+
+def ddpm_sigmas() -> Tensor:
+    """DDPM's own table of 1000 steps: ``beta_sigmas`` with its defaults."""
+    return beta_sigmas()
+
+
+def table_timestep(sigma: Tensor, table: Tensor) -> Tensor:
+    """Timestep of a noise level, linear in ln sigma between those of a rising table.
+
+    Exact on the table; levels outside it are moved to its ends.
+    """
+    known = table.log().to(sigma.device, wide_dtype(sigma.device))
+    level = sigma.to(known.dtype).log().clamp(known[0], known[-1])
+    above = torch.searchsorted(known, level).clamp(1, len(known) - 1)
+    return above - 1 + (level - known[above - 1]) / (known[above] - known[above - 1])
 
 
 def ddpm_strided_sigmas(steps: int, sigma_max: float = inf) -> Tensor:

@@ -314,7 +314,11 @@ class LegoPipeline:
         return digest.hexdigest()[:12]
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Writes ``model.safetensors`` and ``config.json``."""
+        """Writes ``model.safetensors`` and ``config.json``.
+
+        Raises ValueError if a brick is a function, which no file can hold.
+        """
+        self.stack.check_saved()
         store.write_weights(Path(folder) / store.WEIGHTS, self.stack.state_dict())
         store.write_config(Path(folder), self.to_dict())
         if self.curves:

@@ -19,7 +19,7 @@ def info(
     from legodiff import store
     from legodiff.model.cost import brick_flops, brick_parameters, shared_flops
     from legodiff.model.presets import PRESETS
-    from legodiff.model.spec import StackSpec
+    from legodiff.model.spec import ForeignSpec, StackSpec
     from legodiff.plans import read_curves
 
     if run in PRESETS and not Path(run).is_dir():
@@ -35,14 +35,18 @@ def info(
     table = Table("brick", "patch", "field", "tokens", "blocks", "parameters", "GFLOPs", "share")
     for number, brick in enumerate(spec.bricks):
         rows, columns = brick.patch(canvas)
-        patches = canvas[0] * canvas[1] // (rows * columns)
-        tokens = rows * columns // brick.local**2
+        if isinstance(brick, ForeignSpec):
+            field, tokens, depth = "", brick.network, ""
+        else:
+            patches = canvas[0] * canvas[1] // (rows * columns)
+            field, depth = f"{brick.local}x{brick.local}", str(brick.depth)
+            tokens = f"{patches} x {rows * columns // brick.local**2}"
         table.add_row(
             str(number),
             f"{rows}x{columns}",
-            f"{brick.local}x{brick.local}",
-            f"{patches} x {tokens}",
-            str(brick.depth),
+            field,
+            tokens,
+            depth,
             f"{parameters[number] / 1e6:.3f} M",
             f"{flops[number] / 1e9:.4g}",
             f"{flops[number] / total:.1%}",

@@ -162,9 +162,7 @@ def _estimate(config: "RunConfig", world: "World") -> None:
         return
     say(config.model_dump_json(indent=2))
     say(_about(config, images))
-    bricks = " -> ".join(
-        f"{brick.size} (l {brick.local}, {brick.depth} blocks)" for brick in found.spec.bricks
-    )
+    bricks = " -> ".join(map(str, found.spec.bricks))
     rows = (
         ("bricks, bottom to top", bricks),
         ("parameters", f"{found.parameters / 1e6:,.2f} M, {found.learning / 1e6:,.2f} M learning"),

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from legodiff.noise import ddpm_sigmas, wide_dtype
+from legodiff.noise import ddpm_sigmas, table_timestep, wide_dtype
 
 
 class Coefficients(NamedTuple):
@@ -86,10 +86,7 @@ def ddpm_timestep(sigma: Tensor) -> Tensor:
 
     Exact on the table; levels outside it are moved to its ends, 0 and 999.
     """
-    table = _log_table(sigma.device)
-    level = sigma.to(table.dtype).log().clamp(table[0], table[-1])
-    above = torch.searchsorted(table, level).clamp(1, len(table) - 1)
-    return above - 1 + (level - table[above - 1]) / (table[above] - table[above - 1])
+    return table_timestep(sigma, ddpm_sigmas())
 
 
 def ddpm_sigma(timestep: Tensor) -> Tensor:

@@ -1,11 +1,13 @@
 """What bricks and stacks are made of: plain data that can be checked, saved and compared."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from math import lcm
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from legodiff.model.precondition import OBJECTIVES
+from legodiff.noise import BETAS
 from legodiff.store import build
 
 # The largest values that are taken for meant; a file that asks for more is refused unread.
@@ -49,6 +51,9 @@ class BrickSpec:
                     f"it; choose local from the divisors of {self.size}"
                 )
 
+    def __str__(self) -> str:
+        return f"{self.size} (l {self.local}, {self.depth} blocks)"
+
     @property
     def is_image(self) -> bool:
         return self.size == "image"
@@ -63,6 +68,78 @@ class BrickSpec:
         return canvas if self.size == "image" else (self.size, self.size)
 
 
+NETWORKS = (
+    *("UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel", "SD3Transformer2DModel"),
+    *("LegoStack", "callable"),
+)
+"""What a foreign brick may be: classes of diffusers, a stack of ours, or any function."""
+PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow", "denoise")
+
+
+class Fixed(dict[str, Any]):
+    """A dict that never changes, so that what holds it can be compared and hashed."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(json.dumps(self, sort_keys=True))
+
+
+@dataclass(frozen=True)
+class ForeignSpec:
+    """A pretrained denoiser of another kind as a brick: what builds it and what it speaks.
+
+    Raises ValueError for what cannot be.
+    """
+
+    network: str
+    """One of ``NETWORKS``."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """What its class is called with."""
+    prediction: str = "denoise"
+    """What it gives: "epsilon", "v_prediction", "sample" or "flow" as diffusers calls them, or
+    "denoise": it is called like a stack and gives the clean estimate."""
+    schedule: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of ``noise.beta_sigmas``: the table behind its timesteps. A flow needs none."""
+    conditions: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """Other inputs, the same for every image: name and shape (1, ...); kept with the weights."""
+    classes: int = 0
+    """Classes that it is told."""
+    no_class: bool = True
+    """Whether it was also trained without class: then that is index ``classes``."""
+    step: int = 1
+    """The number that must divide both sides of a canvas."""
+
+    def __post_init__(self) -> None:
+        for name in ("config", "schedule", "conditions"):
+            value = getattr(self, name)
+            if not isinstance(value, Mapping):
+                raise ValueError(f"foreign brick: {name} is {value!r}; it must be named values")
+            object.__setattr__(self, name, Fixed(json.loads(json.dumps(value))))
+        _check_choice("foreign brick: network", self.network, NETWORKS)
+        _check_choice("foreign brick: prediction", self.prediction, PREDICTIONS)
+        _check_count("foreign brick: step", self.step, SIDE)
+        _check_count("foreign brick: classes", self.classes, CLASSES, least=0)
+        if unknown := self.schedule.keys() - BETAS:
+            raise ValueError(f"foreign brick: schedule has no {min(unknown)!r}")
+        for name, shape in self.conditions.items():
+            if not isinstance(shape, list | tuple) or not name.isidentifier():
+                raise ValueError(f"foreign brick: condition {name!r} is {shape!r}; give its shape")
+            for side in shape:
+                _check_count(f"foreign brick: a side of {name}", side, SIDE)
+
+    def __str__(self) -> str:
+        return self.network
+
+    size: ClassVar[Literal["image"]] = "image"
+    is_image: ClassVar[bool] = True
+
+    def patch(self, canvas: tuple[int, int]) -> tuple[int, int]:
+        """It sees the whole canvas."""
+        return canvas
+
+
+Brick = BrickSpec | ForeignSpec
+
+
 @dataclass(frozen=True)
 class StackSpec:
     """What a stack is: everything needed to build it again. Raises ValueError for nonsense."""
@@ -73,7 +150,7 @@ class StackSpec:
     width: int
     """Embedding width d, the same in all bricks."""
     heads: int
-    bricks: tuple[BrickSpec, ...]
+    bricks: tuple[Brick, ...]
     """From the bottom to the top."""
     classes: int = 0
     """Number of classes; label index ``classes`` means "no class". 0: unconditional."""
@@ -103,7 +180,7 @@ class StackSpec:
     def finest(self) -> int:
         """Side of the smallest patches; of the tokens, if there is only an image-brick."""
         sides = [brick.size for brick in self.bricks if isinstance(brick.size, int)]
-        return min(sides, default=min(brick.local for brick in self.bricks))
+        return min(sides, default=min(_token(brick) for brick in self.bricks))
 
     def check_canvas(self, size: tuple[int, int]) -> None:
         """Raises ValueError, naming the nearest size that fits, if a brick does not divide it."""
@@ -150,11 +227,20 @@ class StackSpec:
         bricks = values.get("bricks", ()) if isinstance(values, Mapping) else ()
         if not isinstance(bricks, list | tuple):
             raise ValueError(f"stack: bricks is {bricks!r}; it must be a list")
-        built = tuple(
-            brick if isinstance(brick, BrickSpec) else build(BrickSpec, "brick", brick)
-            for brick in bricks
-        )
+        built = tuple(map(_brick, bricks))
         return build(cls, "stack", {**values, "bricks": built} if built else values)
+
+
+def _brick(values: Any) -> Brick:
+    if isinstance(values, BrickSpec | ForeignSpec):
+        return values
+    if isinstance(values, Mapping) and "network" in values:
+        return build(ForeignSpec, "foreign brick", values)
+    return build(BrickSpec, "brick", values)
+
+
+def _token(brick: Brick) -> int:
+    return brick.local if isinstance(brick, BrickSpec) else brick.step
 
 
 def _nearest(step: int, size: tuple[int, int]) -> tuple[int, int]:
@@ -202,8 +288,10 @@ def _check(spec: StackSpec) -> None:
     if not isinstance(spec.bricks, tuple) or not 1 <= len(spec.bricks) <= BRICKS:
         raise ValueError(f"stack: bricks must hold at least one brick, and at most {BRICKS}")
     for number, brick in enumerate(spec.bricks):
-        if not isinstance(brick, BrickSpec):
+        if not isinstance(brick, BrickSpec | ForeignSpec):
             raise ValueError(f"stack: brick {number} is {brick!r}; it must be a BrickSpec")
+        if isinstance(brick, ForeignSpec) and number > 0:
+            raise ValueError("stack: a foreign brick reads no estimate; it must be the first")
         if any(side % brick.step for side in spec.image_size):
             near = _nearest(spec.step, spec.image_size)
             raise ValueError(

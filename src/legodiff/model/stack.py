@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from legodiff import store
 from legodiff.model.brick import LegoBrick
+from legodiff.model.foreign import ForeignBrick
 from legodiff.model.layers import NoiseEmbedding, initialize
 from legodiff.model.patches import PatchSample
 from legodiff.model.precondition import (
@@ -26,7 +27,7 @@ from legodiff.model.precondition import (
     to_clean,
     to_raw,
 )
-from legodiff.model.spec import StackSpec
+from legodiff.model.spec import BrickSpec, ForeignSpec, StackSpec
 
 
 class LegoStack(nn.Module):
@@ -48,9 +49,14 @@ class LegoStack(nn.Module):
                 mlp_ratio=spec.mlp_ratio,
                 trained=spec.image_size,
             )
+            if isinstance(brick, BrickSpec)
+            else nn.Identity()
             for number, brick in enumerate(spec.bricks)
         )
         initialize(self, spec.class_std)
+        for number, brick in enumerate(spec.bricks):  # after that: its weights are its own
+            if isinstance(brick, ForeignSpec):
+                self.bricks[number] = ForeignBrick(brick, spec.channels)
 
     def forward(
         self,
@@ -101,6 +107,10 @@ class LegoStack(nn.Module):
         missing: Tensor | None = None  # pixels that the brick before did not compute
         estimates = []
         for number in running:
+            if isinstance(brick := self.bricks[number], ForeignBrick):
+                estimate = brick(noisy, sigma, labels)
+                estimates.append(estimate)
+                continue
             sample = samples[number] if samples is not None else None
             seen = [noisy * at.scale]
             if number > 0:
@@ -109,7 +119,7 @@ class LegoStack(nn.Module):
                     read = torch.where(missing, fill, read)
                 seen.append(self._hand_over(read, noisy, at))
             inputs = torch.cat(seen, dim=1).to(condition.dtype)
-            raw = self.bricks[number](inputs, condition, sample).to(noisy.dtype)
+            raw = brick(inputs, condition, sample).to(noisy.dtype)
 
             base = estimate.detach() if detach else estimate
             new = base + at.out * raw if spec.refine else to_clean(raw, noisy, at)
@@ -124,7 +134,11 @@ class LegoStack(nn.Module):
         return out**-2
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Writes ``model.safetensors`` and ``config.json``."""
+        """Writes ``model.safetensors`` and ``config.json``.
+
+        Raises ValueError if a brick is a function, which no file can hold.
+        """
+        self.check_saved()
         store.write_weights(Path(folder) / store.WEIGHTS, self.state_dict())
         store.write_config(Path(folder), {"stack": self.spec.to_dict()})
 
@@ -137,13 +151,22 @@ class LegoStack(nn.Module):
         """
         path = store.locate(folder)
         spec = StackSpec.from_dict(store.read_config(path)["stack"])
-        with torch.device("meta"):  # nothing is allocated before the file is known to fit
+        foreign = any(isinstance(brick, ForeignSpec) for brick in spec.bricks)
+        # Nothing is allocated before the file is known to fit; but networks of others may compute
+        # what is not in it as they are built.
+        with torch.device("cpu" if foreign else "meta"):
             stack = cls(spec)
         if weights not in store.KINDS:
             raise ValueError(f"weights is {weights!r}; choose from {', '.join(store.KINDS)}")
         file = path / store.KINDS[weights]
         stack.load_weights(store.read_weights(file), str(file))
         return stack.eval()
+
+    def check_saved(self) -> None:
+        """Raises ValueError if a brick is a function, which no file can hold."""
+        for brick in self.spec.bricks:
+            if isinstance(brick, ForeignSpec) and brick.network == "callable":
+                raise ValueError("a brick that is a function cannot be saved, only used")
 
     def load_weights(self, tensors: Mapping[str, Tensor], where: str) -> None:
         """Loads every tensor or none; ``where`` names the source in the error."""
