@@ -1,6 +1,7 @@
 """Checkpoints of others: what their own code gave is what the imported stacks give."""
 
 import io
+import json
 import pickle
 import struct
 import sys
@@ -479,3 +480,122 @@ def test_the_command_makes_a_model_folder_that_draws(call, tmp_path):
     assert (code, out) == (2, "")
     assert err == f"error: {tmp_path / 'none.pkl'} is not a file\n"
     assert not (tmp_path / "no").exists()
+
+
+def save_diffusers(folder, model="UNet2DModel", config=None, schedule="DDPMScheduler", **more):
+    """A pipeline folder as diffusers writes it, of random weights; returns the network."""
+    diffusers = pytest.importorskip("diffusers")
+    from test_foreign import NETWORKS
+
+    config = config or next(spec.config for spec, _ in NETWORKS.values() if spec.network == model)
+    torch.manual_seed(0)
+    network = getattr(diffusers, model)(**config).eval()
+    part = "unet" if model.startswith("UNet") else "transformer"
+    network.save_pretrained(folder / part)
+    getattr(diffusers, schedule)(**more).save_pretrained(folder / "scheduler")
+    (folder / "model_index.json").write_text("{}")
+    return network
+
+
+def test_a_pipeline_of_diffusers_is_a_stack(call, tmp_path):
+    network = save_diffusers(tmp_path / "theirs", prediction_type="v_prediction")
+    code, out, err = call("import", tmp_path / "theirs", tmp_path / "ours")
+    assert (code, err) == (0, "")
+    assert "UNet2DModel of diffusers: 1 bricks, 16x16x3" in out
+    pipe = LegoPipeline.from_pretrained(tmp_path / "ours")
+    assert isinstance(pipe.codec, PixelCodec)
+    assert pipe.stack.spec.step == 2
+    noisy, sigma = torch.randn(2, 3, 16, 16), torch.tensor([1.0, 1.0])
+    with torch.no_grad():
+        raw = network(noisy / 2**0.5, pipe.stack.bricks[0].border(sigma).noise).sample
+        assert torch.allclose(pipe.stack(noisy, sigma), noisy / 2 - raw / 2**0.5, atol=1e-5)
+    draw = ("sample", tmp_path / "ours", "--seeds", "0", "--steps", 2, "--out", tmp_path / "out")
+    assert call(*draw)[0] == 0
+    assert "UNet2DModel" in call("info", tmp_path / "ours")[1]
+
+
+def test_latents_and_conditions_of_diffusers(call, tmp_path):
+    words = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+    save_diffusers(tmp_path / "theirs", "UNet2DConditionModel", **words)
+    code, _, err = call("import", tmp_path / "theirs", tmp_path / "ours")
+    assert code == 2
+    assert "conditioned on encoder_hidden_states; give that in a file of tensors" in err
+    condition = torch.randn(1, 3, 12)
+    save_file({"encoder_hidden_states": condition}, tmp_path / "condition.safetensors")
+    more = ("--condition", tmp_path / "condition.safetensors")
+    assert call("import", tmp_path / "theirs", tmp_path / "ours", *more)[0] == 0
+    pipe = LegoPipeline.from_pretrained(tmp_path / "ours")
+    assert isinstance(pipe.codec, LatentCodec)
+    assert torch.equal(pipe.stack.bricks[0].encoder_hidden_states, condition)
+    assert pipe.sampling.sigma_max == pytest.approx(14.6, abs=0.1)
+    assert pipe.sampling.sigma_min == pytest.approx(0.0292, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "prediction", "sigma_max"),
+    [
+        ("FlowMatchEulerDiscreteScheduler", "flow", 160),
+        ("EDMEulerScheduler", "edm", 80),
+        ("EulerDiscreteScheduler", "epsilon", 157.4),
+    ],
+)
+def test_schedules_of_diffusers(schedule, prediction, sigma_max, tmp_path):
+    save_diffusers(tmp_path, "DiTTransformer2DModel", schedule=schedule)
+    pipe, what = import_model(tmp_path)
+    brick = pipe.stack.spec.bricks[0]
+    assert what == "DiTTransformer2DModel of diffusers"
+    assert (brick.prediction, brick.classes, brick.no_class) == (prediction, 5, True)
+    assert pipe.sampling.sigma_max == pytest.approx(sigma_max, abs=0.1)
+    assert pipe.label_dropout > 0
+
+
+def test_old_names_and_parts_of_weights(tmp_path):
+    from legodiff.interop.diffusers_models import OLD_NAMES
+
+    network = save_diffusers(tmp_path / "a")
+    tensors = network.state_dict()
+    old = {}
+    for name, tensor in tensors.items():
+        for before, after in OLD_NAMES.items():
+            name = name.replace(after, before)
+        old[name] = tensor
+    assert old.keys() != tensors.keys()
+    folder = tmp_path / "a" / "unet"
+    (folder / "diffusion_pytorch_model.safetensors").unlink()
+    torch.save(old, folder / "diffusion_pytorch_model.bin")
+    first = import_model(tmp_path / "a").pipe.stack.state_dict()
+    (folder / "diffusion_pytorch_model.bin").unlink()
+    half = list(tensors)[: len(tensors) // 2]
+    parts = {"1.safetensors": half, "2.safetensors": tensors.keys() - set(half)}
+    for file, names in parts.items():
+        save_file({name: tensors[name] for name in names}, folder / file)
+    index = folder / "diffusion_pytorch_model.safetensors.index.json"
+    where = {name: file for file, names in parts.items() for name in names}
+    index.write_text(json.dumps({"weight_map": where}))
+    second = import_model(tmp_path / "a").pipe.stack.state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    index.write_text(json.dumps({"weight_map": {"a": "../../other.safetensors"}}))
+    with pytest.raises(ValueError, match="names files outside of its folder"):
+        import_model(tmp_path / "a")
+
+
+def test_folders_of_diffusers_that_cannot_be_are_one_line(tmp_path):
+    with pytest.raises(ValueError, match="is no folder of diffusers"):
+        import_model(tmp_path)
+    save_diffusers(tmp_path)
+    config = tmp_path / "unet" / "config.json"
+    good = config.read_text()
+    for text, reason in (
+        ("{", "is missing or is not JSON"),
+        ("[]", "does not hold named values"),
+        (good.replace("UNet2DModel", "FluxTransformer2DModel"), "known are UNet2DModel, "),
+        (good.replace('"in_channels": 3', '"in_channels": 4'), "of another shape"),
+        (good.replace('"AttnDownBlock2D"', '"Nothing"'), "cannot be built as configured"),
+    ):
+        config.write_text(text)
+        with pytest.raises(ValueError, match=rf"^[^\n]*{reason}[^\n]*$"):
+            import_model(tmp_path)
+    config.write_text(good)
+    (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"holds no diffusion_pytorch_model\.safetensors"):
+        import_model(tmp_path)

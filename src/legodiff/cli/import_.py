@@ -10,8 +10,11 @@ from legodiff.cli.common import VaeOption, check_place, say
 
 def import_(
     file: Annotated[
-        Path,
-        typer.Argument(help="EDM pickle of LEGO's authors, or a state dict of theirs or of DiT."),
+        str,
+        typer.Argument(
+            help="EDM pickle of LEGO's authors, a state dict of theirs or of DiT, or a folder or "
+            "Hub id of diffusers."
+        ),
     ],
     out: Annotated[Path, typer.Argument(help="Model folder to make.")],
     model: Annotated[
@@ -21,23 +24,30 @@ def import_(
         int | None, typer.Option(help="Attention heads, of a width that was not published.", min=1)
     ] = None,
     vae: VaeOption = None,
+    condition: Annotated[
+        Path | None,
+        typer.Option(help="Tensors a network of diffusers is given with every image: a file."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model there.")] = False,
 ) -> None:
-    """Turn a checkpoint of LEGO's authors, or of DiT, into a model folder.
+    """Turn a model of others into a model folder.
 
-    Nothing in the file is run: pickles pass through a reader that only knows tensors and names.
-    The model folder holds safetensors and JSON.
+    Checkpoints of LEGO's authors and of DiT become stacks of ours. A network of diffusers becomes
+    the first brick of one, on which others can be trained. Nothing in a file is run: pickles pass
+    through a reader that only knows tensors and names. The folder holds safetensors and JSON.
     """
     from legodiff import store
     from legodiff.interop.importing import import_model
-    from legodiff.interop.lego import LATENTS
     from legodiff.vae import open_vae
 
     if (out / store.CONFIG).exists() and not overwrite:
         raise ValueError(f"{out} holds a model already; choose another folder, or --overwrite")
-    check_place(out, file.stat().st_size if file.is_file() else 0)
-    spec = LATENTS if vae is None else open_vae(vae).spec
-    pipe, what = import_model(file, model, heads, spec)
+    path = Path(file)
+    if not path.exists() and path.suffix == "" and file.count("/") == 1:
+        path = store.locate(file)
+    check_place(out, path.stat().st_size if path.is_file() else 0)
+    spec = None if vae is None else open_vae(vae).spec
+    pipe, what = import_model(path, model, heads, spec, condition)
     pipe.save_pretrained(out)
     stack = pipe.stack.spec
     side, classes = "x".join(map(str, stack.image_size)), stack.classes or "no"

@@ -30,13 +30,14 @@ def info(
     spec.check_canvas(canvas)
     flops, parameters = brick_flops(spec, canvas), brick_parameters(spec)
     shared = (shared_flops(spec), parameters[-1])
-    total = sum(flops) + shared[0]
+    total, foreign = sum(flops) + shared[0], ""
 
     table = Table("brick", "patch", "field", "tokens", "blocks", "parameters", "GFLOPs", "share")
     for number, brick in enumerate(spec.bricks):
         rows, columns = brick.patch(canvas)
         if isinstance(brick, ForeignSpec):
-            field, tokens, depth = "", brick.network, ""
+            field = tokens = depth = ""
+            foreign = f"Brick {number} is a {brick.network} that gives {brick.prediction}."
         else:
             patches = canvas[0] * canvas[1] // (rows * columns)
             field, depth = f"{brick.local}x{brick.local}", str(brick.depth)
@@ -61,6 +62,8 @@ def info(
         "tokens a patch. FLOPs = 2 x multiply-accumulates, one image, one evaluation.",
         highlight=False,
     )
+    if foreign:
+        say(foreign)
     for curve in [] if run in PRESETS else read_curves(store.locate(run)):
         method = curve.full.method
         least = curve.points[0].flops / curve.full.flops

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from legodiff.interop.diffusers_models import diffusers_pipeline, is_diffusers_folder
 from legodiff.interop.dit import dit_pipeline
 from legodiff.interop.files import read_weights
 from legodiff.interop.lego import LATENTS, lego_pipeline, official_spec
@@ -18,18 +19,31 @@ class Imported(NamedTuple):
 
 
 def import_model(
-    path: Path, model: str | None = None, heads: int | None = None, vae: VaeSpec = LATENTS
+    path: Path,
+    model: str | None = None,
+    heads: int | None = None,
+    vae: VaeSpec | None = None,
+    condition: Path | None = None,
 ) -> Imported:
-    """A checkpoint of LEGO's authors, or of DiT's, as a pipeline. Nothing in the file is run.
+    """A model of others as a pipeline. Nothing in a file is run.
 
     Args:
-        path: a pickle in EDM's format, a file of ``torch.save``, safetensors or NPZ.
-        model: the authors' name of it, such as "lego_L_PG_64"; checked.
+        path: a checkpoint of LEGO's or DiT's authors: a pickle in EDM's format, a file of
+            ``torch.save``, safetensors or NPZ; or the folder of a model or pipeline of diffusers.
+        model: the authors' name of a LEGO stack, such as "lego_L_PG_64"; checked.
         heads: of the attention, for widths other than those of the published models.
-        vae: what made the latents of a model of latents.
+        vae: what made the latents of a model of latents; by default Stable Diffusion's.
+        condition: a file of tensors that a network of diffusers is given with every image.
 
     Raises ValueError, in one line that names the file, for anything else.
     """
+    if path.is_dir():
+        if not is_diffusers_folder(path):
+            raise ValueError(f"{path} is no folder of diffusers; name a file, or such a folder")
+        fixed = {} if condition is None else read_weights(condition).tensors
+        pipe = diffusers_pipeline(path, fixed, vae)
+        return Imported(pipe, f"{pipe.stack.spec.bricks[0]} of diffusers")
+    vae = vae or LATENTS
     weights = read_weights(path)
     try:
         if any(name.endswith("model.0.x_embedder.proj.weight") for name in weights.tensors):

@@ -1,16 +1,21 @@
 """A pretrained denoiser of another kind as a brick: converted at the border, not inside.
 
-Whatever a network was trained to predict, at the noise level sigma it gives a clean estimate:
+Whatever a network was trained to predict, it gives a clean estimate in the form of
+``precondition``, with F its raw output and s the noise level:
 
-    its input      noisy / sqrt(1 + sigma²)   or, of a flow, noisy / (1 + sigma)
-    "epsilon"      clean = noisy - sigma * F
-    "v_prediction" clean = (noisy / sqrt(1 + sigma²) - sigma * F) / sqrt(1 + sigma²)
-    "sample"       clean = F
-    "flow"         clean = (noisy - sigma * F) / (1 + sigma)
+    clean = c_skip * noisy + c_out * F(c_in * noisy; c_noise)
 
-(F is its raw output. From x_t = a clean + b noise with sigma = b / a; v = a noise - b clean; a flow
-has a = 1 - t, b = t and predicts noise - clean.) Discrete networks are told the timestep whose
-level is sigma, a fraction where it lies between two; flows are told 1000 * sigma / (1 + sigma).
+| it predicts  | c_skip       | c_out           | c_in            | c_noise             |
+|--------------|--------------|-----------------|-----------------|---------------------|
+| epsilon      | 1            | -s              | 1 / sqrt(1+s²)  | timestep of level s |
+| v_prediction | 1 / (1+s²)   | -s / sqrt(1+s²) | 1 / sqrt(1+s²)  | timestep of level s |
+| sample       | 0            | 1               | 1 / sqrt(1+s²)  | timestep of level s |
+| flow         | 1 / (1+s)    | -s / (1+s)      | 1 / (1+s)       | 1000 s / (1+s)      |
+| edm          | (see there)  |                 |                 | ln(s) / 4           |
+
+These follow from x_t = a clean + b noise with s = b / a: v = a noise - b clean with a² + b² = 1,
+and a flow has a = 1 - t, b = t and predicts noise - clean. A timestep is a fraction where s lies
+between the levels of two.
 """
 
 from collections.abc import Callable
@@ -20,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from legodiff.model.precondition import Coefficients, edm, to_clean
 from legodiff.model.spec import ForeignSpec
 from legodiff.noise import beta_sigmas, table_timestep
 
@@ -41,24 +47,26 @@ class ForeignBrick(nn.Module):
         if self.spec.prediction == "denoise":
             own: Tensor = self.network(noisy, sigma, labels)
             return own
-        s = sigma.view(-1, 1, 1, 1)
-        flow = self.spec.prediction == "flow"
-        scale = 1 / (1 + s) if flow else 1 / (1 + s**2).sqrt()
-        raw = self._call(noisy * scale, self._time(sigma), labels).to(noisy.dtype)
-        match self.spec.prediction:
-            case "epsilon":
-                return noisy - s * raw
-            case "v_prediction":
-                return (noisy * scale - s * raw) * scale
-            case "flow":
-                return (noisy - s * raw) * scale
-        return raw
+        at = self.border(sigma)
+        raw = self._call(noisy * at.scale, at.noise, labels).to(noisy.dtype)
+        return to_clean(raw, noisy, at)
 
-    def _time(self, sigma: Tensor) -> Tensor:
+    def border(self, sigma: Tensor) -> Coefficients:
+        """Between its world and ours, at the noise levels of a batch (B,)."""
+        if self.spec.prediction == "edm":
+            return edm(sigma, self.spec.sigma_data)
+        s = sigma.view(-1, 1, 1, 1)
         if self.spec.prediction == "flow":
-            return 1000 * sigma / (1 + sigma)
-        table = beta_sigmas(**self.spec.schedule)
-        return table_timestep(sigma, table)
+            share = 1 / (1 + s)
+            return Coefficients(share, -s * share, share, 1000 * sigma / (1 + sigma))
+        share = 1 / (1 + s**2).sqrt()
+        skip, out = {
+            "epsilon": (torch.ones_like(s), -s),
+            "v_prediction": (share**2, -s * share),
+            "sample": (torch.zeros_like(s), torch.ones_like(s)),
+        }[self.spec.prediction]
+        timestep = table_timestep(sigma, beta_sigmas(**self.spec.schedule))
+        return Coefficients(skip, out, share, timestep.to(sigma.dtype))
 
     def _call(self, scaled: Tensor, time: Tensor, labels: Tensor | None) -> Tensor:
         words: dict[str, Tensor] = {}

@@ -73,7 +73,7 @@ NETWORKS = (
     *("LegoStack", "callable"),
 )
 """What a foreign brick may be: classes of diffusers, a stack of ours, or any function."""
-PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow", "denoise")
+PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow", "edm", "denoise")
 
 
 class Fixed(dict[str, Any]):
@@ -95,10 +95,13 @@ class ForeignSpec:
     config: Mapping[str, Any] = field(default_factory=dict)
     """What its class is called with."""
     prediction: str = "denoise"
-    """What it gives: "epsilon", "v_prediction", "sample" or "flow" as diffusers calls them, or
-    "denoise": it is called like a stack and gives the clean estimate."""
+    """What it gives: "epsilon", "v_prediction" or "sample" as diffusers calls them, "flow", "edm"
+    (the raw output in EDM's preconditioning), or "denoise": it is called like a stack, with noisy
+    images, sigma and labels, and gives the clean estimate."""
     schedule: Mapping[str, Any] = field(default_factory=dict)
-    """Arguments of ``noise.beta_sigmas``: the table behind its timesteps. A flow needs none."""
+    """Arguments of ``noise.beta_sigmas``: the table behind timesteps, where there are such."""
+    sigma_data: float = 0.5
+    """Of EDM's preconditioning."""
     conditions: Mapping[str, Sequence[int]] = field(default_factory=dict)
     """Other inputs, the same for every image: name and shape (1, ...); kept with the weights."""
     classes: int = 0
@@ -117,6 +120,8 @@ class ForeignSpec:
         _check_choice("foreign brick: network", self.network, NETWORKS)
         _check_choice("foreign brick: prediction", self.prediction, PREDICTIONS)
         _check_count("foreign brick: step", self.step, SIDE)
+        if not isinstance(self.sigma_data, int | float) or not 0 < self.sigma_data < 1000:
+            raise ValueError(f"foreign brick: sigma_data is {self.sigma_data!r}")
         _check_count("foreign brick: classes", self.classes, CLASSES, least=0)
         if unknown := self.schedule.keys() - BETAS:
             raise ValueError(f"foreign brick: schedule has no {min(unknown)!r}")
