@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,7 +18,7 @@ from pydantic import (
 
 from legodiff import store
 from legodiff.model.presets import preset
-from legodiff.model.spec import StackSpec
+from legodiff.model.spec import BrickSpec, ForeignSpec, StackSpec
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -111,6 +111,8 @@ class TrainConfig(Part):
     detach: bool = False
     bricks: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     """Bricks that learn, by default all. Lower ones are frozen, and there are none above them."""
+    brick_rates: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    """Factors of the learning rate, one a brick: 0.1 lets a pretrained one learn slowly."""
     brick_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the steps that leave a brick out, so that every subset is trained."""
     sigma_mean: Annotated[float, Field(ge=-20, le=20)] = -1.2
@@ -139,6 +141,8 @@ class TrainConfig(Part):
 
     @model_validator(mode="after")
     def _fits(self) -> "TrainConfig":
+        if self.bricks is not None and self.brick_rates:
+            raise ValueError("brick_rates are for runs in which all bricks learn")
         if self.bricks is not None and self.brick_dropout:
             raise ValueError("brick_dropout needs all bricks to learn; leave train.bricks out")
         return self
@@ -206,7 +210,32 @@ def load_config(
             _assign(values, key.split("."), yaml.load(text, _Loader))
         except yaml.YAMLError as error:
             raise ValueError(f"--set {change}: {text!r} is not a YAML value") from error
-    return _check(values)
+    return _check(_with_base(values))
+
+
+def _with_base(values: dict[str, Any]) -> dict[str, Any]:
+    """A model on a ``model.base``: its network becomes the first brick, its weights the beginning.
+
+    From then on the base is not needed. Raises ValueError if the folder holds no model.
+    """
+    model = values.get("model")
+    if not isinstance(model, dict) or model.get("base") is None:
+        return values
+    base = model["base"]
+    spec = StackSpec.from_dict(store.read_config(store.locate(base))["stack"])
+    first = spec.bricks[0]
+    if len(spec.bricks) > 1 or isinstance(first, BrickSpec):
+        first = ForeignSpec("LegoStack", spec.to_dict(), classes=spec.classes, step=spec.step)
+    if not model.get("bricks"):
+        raise ValueError(
+            "model.base needs model.bricks, those to put on top: [{size: 4, local: 2, depth: 2}]"
+        )
+    if isinstance(model["bricks"], list):
+        model["bricks"] = [asdict(first), *model["bricks"]]
+    model["image_size"], model["sigma_data"] = list(spec.image_size), spec.sigma_data
+    del model["base"]
+    values.setdefault("train", {}).setdefault("init", str(base))
+    return values
 
 
 def _of_yaml(path: Path) -> dict[str, Any]:

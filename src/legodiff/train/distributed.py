@@ -110,7 +110,7 @@ def joined(device: torch.device, expect: int | None = None) -> Iterator[World]:
 def shard(network: LegoStack) -> None:
     """Spreads a network over the processes, block by block (FSDP2)."""
     for brick in network.bricks:
-        for block in brick.blocks:  # type: ignore[union-attr]
+        for block in getattr(brick, "blocks", []):
             fully_shard(block)
     fully_shard(network)
     register_fsdp_forward_method(network, "estimates")

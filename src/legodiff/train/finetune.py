@@ -10,6 +10,8 @@ from legodiff import store
 from legodiff.model.stack import LegoStack
 
 CLASSES = "class_embedding.weight"
+BASE = "bricks.0.network."
+"""Prefix of the weights of a stack that is the first brick of another."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ def adopt(network: LegoStack, class_names: Sequence[str], folder: Path) -> Adopt
     folder = store.locate(folder)
     old = store.read_weights(folder / store.WEIGHTS)
     new = network.state_dict()
+    if getattr(network.spec.bricks[0], "network", None) == "LegoStack":  # the other is inside
+        old = {f"{BASE}{name}": tensor for name, tensor in old.items()}
     names = store.read_config(folder).get("class_names", [])
     loaded, classes = {}, []
     for name, tensor in new.items():

@@ -9,6 +9,7 @@ from legodiff.codec import Codec, LatentCodec, PixelCodec, codec_from_dict
 from legodiff.config import RunConfig
 from legodiff.data import ImageData, Unreadable, open_data
 from legodiff.data.latents import Latents
+from legodiff.model.spec import ForeignSpec
 from legodiff.train.checkpoint import list_checkpoints
 from legodiff.train.distributed import World
 from legodiff.vae import check_same
@@ -38,6 +39,9 @@ def open_inputs(config: RunConfig, run: Path | None, world: World) -> tuple[Imag
         codec = codec_from_dict(store.read_config(run)["codec"])
         if isinstance(codec, LatentCodec) and isinstance(data, Latents):
             check_same(codec.vae, data.vae)
+    elif config.train.init is not None and isinstance(spec.bricks[0], ForeignSpec):
+        # What the base was trained on is what it must be given.
+        codec = codec_from_dict(store.read_config(store.locate(config.train.init))["codec"])
     else:
         fitted = fit_codec(data, spec.sigma_data).to_dict() if world.leads else None
         codec = codec_from_dict(world.share(fitted))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from legodiff.codec import Codec
 from legodiff.config import TrainConfig
 from legodiff.diffusion.loss import brick_losses, drop_labels, fill_image
+from legodiff.model.brick import LegoBrick
 from legodiff.model.spec import StackSpec
 from legodiff.model.stack import LegoStack
 from legodiff.train.distributed import World, replicate, shard
@@ -142,7 +143,7 @@ def build_learner(network: LegoStack, codec: Codec, settings: TrainConfig, world
         shard(network)
         shard(ema.network)
     optimizer = torch.optim.AdamW(
-        [parameter for parameter in network.parameters() if parameter.requires_grad],
+        parameter_groups(network, settings),
         lr=settings.learning_rate,
         betas=settings.betas,
         weight_decay=settings.weight_decay,
@@ -161,19 +162,43 @@ def build_learner(network: LegoStack, codec: Codec, settings: TrainConfig, world
 
 
 def freeze(network: LegoStack, bricks: Sequence[int] | None) -> None:
-    """Leaves only some bricks to learn; what all bricks share learns with the lowest one."""
+    """Leaves only some bricks to learn; what they share learns with the lowest that reads it."""
     if bricks is None:
         return
     for parameter in network.parameters():
-        parameter.requires_grad_(0 in bricks)
+        parameter.requires_grad_(lowest_own(network) in bricks)
     for number, brick in enumerate(network.bricks):
         brick.requires_grad_(number in bricks)
+
+
+def lowest_own(network: LegoStack) -> int:
+    """The lowest brick that is of ours, which reads the embeddings that all share."""
+    return next((n for n, b in enumerate(network.bricks) if isinstance(b, LegoBrick)), 0)
+
+
+def parameter_groups(network: LegoStack, settings: TrainConfig) -> list[dict[str, Any]]:
+    """All that learns; with ``brick_rates``, a group a brick with the factor of its rate."""
+    learning = [p for p in network.parameters() if p.requires_grad]
+    if not settings.brick_rates:
+        return [{"params": learning, "factor": 1.0}]
+    if len(settings.brick_rates) != len(network.bricks):
+        raise ValueError(
+            f"train.brick_rates has {len(settings.brick_rates)} factors for "
+            f"{len(network.bricks)} bricks; give one for each"
+        )
+    own = [list(brick.parameters()) for brick in network.bricks]
+    inside = {id(parameter) for group in own for parameter in group}
+    own[lowest_own(network)] += [p for p in learning if id(p) not in inside]
+    return [
+        {"params": group, "factor": factor}
+        for group, factor in zip(own, settings.brick_rates, strict=True)
+    ]
 
 
 def recompute(network: LegoStack) -> None:
     """Keeps no activations inside the blocks; the backward pass computes them again."""
     for brick in network.bricks:
-        for block in brick.blocks:  # type: ignore[union-attr]
+        for block in getattr(brick, "blocks", []):
             block.forward = partial(
                 checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False
             )

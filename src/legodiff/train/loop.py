@@ -198,7 +198,7 @@ class Trainer:
         loss = self.world.mean(torch.stack([part.values.detach().mean() for _, part in passes]))
         finite = math.isfinite(plain(norm) + loss.sum())  # the same on every process
         for group in learner.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
         if finite:
             learner.scaler.step(learner.optimizer)
             learner.ema.update(learner.network, seen, self.settings.batch)
