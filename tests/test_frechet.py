@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 import scipy.linalg
+import torch
 
-from legodiff.evaluate.frechet import frechet_distance
+from legodiff.evaluate.frechet import Gaussian, Moments, frechet_distance
 
 
 def gaussians(dim=6, count=200, seed=0):
@@ -46,3 +47,20 @@ def test_nonsense_is_refused():
     a[3, 2] = np.nan
     with pytest.raises(ValueError, match="finite"):
         frechet_distance(a, b)
+
+
+def test_batches_and_processes_give_the_same_gaussian():
+    a, _ = gaussians(count=101)
+    a = a * 1e-3 + 1e4  # far from zero: sums of squares alone would lose it
+    whole = Gaussian.fit(a)
+    parts = [Moments(), Moments(), Moments()]
+    for number, batch in enumerate(np.array_split(a, 12)):
+        parts[number % 2].add(torch.as_tensor(batch))
+    parts[2].merge(parts[0])
+    parts[2].merge(parts[1])
+    parts[2].merge(Moments())
+    merged = parts[2].gaussian()
+    assert torch.allclose(merged.mean, whole.mean, rtol=1e-14)
+    assert torch.allclose(merged.covariance, whole.covariance, rtol=1e-6, atol=1e-16)
+    expected = torch.as_tensor(np.cov(a, rowvar=False))
+    assert torch.allclose(whole.covariance, expected, rtol=1e-6, atol=1e-16)
