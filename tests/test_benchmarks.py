@@ -103,8 +103,9 @@ def test_plans(monkeypatch, capsys, tmp_path):
     words = ["--figure4", run, "--images", 10, "--steps", 2, "--out", name]
     benchmark(monkeypatch, "plans", *words)["main"]()
     table = name.with_suffix(".csv").read_text().splitlines()
-    assert table[0] == "skipped at,share of steps,FD-digits,accuracy,seconds,FLOPs"
+    assert table[0].startswith("model,skipped at,share of steps,FD-digits,accuracy,milliseconds")
     assert len(table) == 1 + 2 * 9
+    assert table[1].split(",")[-1] == table[10].split(",")[-1]  # nothing skipped, from either side
     assert Image.open(name.with_suffix(".png")).width > 600
     words = ["--picture", run, "--measure", 2, "--steps", 2, "--budgets", 1, "--out", name]
     benchmark(monkeypatch, "plans", *words)["main"]()
