@@ -33,7 +33,7 @@ def test_it_is_torch_fidelitys(network):
     with np.load(Path(__file__).parent / "golden" / "inception.npz", allow_pickle=False) as known:
         for name in ("pool", "spatial", "logits"):
             mine, theirs = getattr(found, name)[:, ::32].numpy(), known[name]
-            assert mine == pytest.approx(theirs, abs=2e-5 * np.abs(theirs).max())
+            assert mine == pytest.approx(theirs, abs=float(2e-5 * np.abs(theirs).max()))
     assert found.pool.shape == (2, 2048)
     assert found.spatial.shape == (2, 17 * 17 * 7)
 
