@@ -15,6 +15,7 @@ ALLOWED = {
     "model": {"noise", "store"},
     "diffusion": {"noise"},
     "pickles": set(),
+    "arrays": set(),
     "vae": {"store", "vae_tiles"},
     "vae_tiles": set(),
     "data": {"store", "pickles", "vae"},
@@ -35,9 +36,9 @@ ALLOWED = {
     },
     "output": {"store", "codec", "pictures", "pipeline", "sampling", "train"},
     "interop": {
-        *("noise", "store", "model", "pickles", "codec", "vae", "sampling", "pipeline"),
+        *("noise", "store", "model", "pickles", "arrays", "codec", "vae", "sampling", "pipeline"),
     },
-    "evaluate": {"data", "pipeline", "model"},
+    "evaluate": {"data", "arrays", "pipeline", "model"},
     "demo": {
         *("store", "model", "diffusion", "data", "codec", "pictures"),
         *("config", "sampling", "pipeline", "train", "evaluate"),

@@ -1,19 +1,17 @@
 """Weights of others in whatever file they come: safetensors, NPZ, PyTorch's, EDM's pickles."""
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 from zipfile import BadZipFile, ZipFile
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from legodiff import store
+from legodiff.arrays import read_npz
 from legodiff.interop.networks import THINGS, Thing
 from legodiff.interop.tensors import LIMIT, MAGIC, read_archive, read_legacy
 from legodiff.pickles import load
@@ -22,13 +20,6 @@ INSIDE = ("ema", "model", "state_dict")
 """Where the weights are in a checkpoint of more; the average of the weights is preferred."""
 ATTRIBUTES = ("sigma_data", "num_heads", "dropout_prob")
 """Of a pickled network, read beside its weights: the first of the name, or None."""
-GROWTH = 64  # an NPZ may be that much smaller than what is in it
-
-HEADER = re.compile(
-    rb"\{'descr': '(?P<type>\|[iub]1|[<>][iuf][248])', 'fortran_order': (?P<turned>True|False), "
-    rb"'shape': \((?P<shape>(\d{1,15},? ?){0,8})\),? ?\}\s*"
-)
-"""Of an array of plain numbers, as numpy writes it."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +56,7 @@ def _content(path: Path, file: BinaryIO) -> tuple[str, Any]:
         return "safetensors", store.read_weights(path)
     if start[:2] == b"PK":
         if _members(file) <= {".npy"}:
-            return "NPZ", _read_npz(file)
+            return "NPZ", {name: torch.from_numpy(array) for name, array in read_npz(file).items()}
         return "PyTorch archive", read_archive(file, THINGS)
     if start[:1] == b"\x80":
         if _is_legacy(file):
@@ -89,37 +80,6 @@ def _members(file: BinaryIO) -> set[str]:
         raise ValueError(f"damaged archive ({' '.join(str(error).split())[:200]})") from error
     finally:
         file.seek(0)
-
-
-def _read_npz(file: BinaryIO) -> dict[str, Tensor]:
-    """Every array, after its size is known to be true."""
-    length = file.seek(0, 2)
-    try:
-        with ZipFile(file) as members:
-            if sum(info.file_size for info in members.infolist()) > GROWTH * length:
-                raise ValueError(f"NPZ refused: it unpacks to more than {GROWTH} times its size")
-            return {
-                info.filename.removesuffix(".npy"): _read_npy(members, info.filename)
-                for info in members.infolist()
-            }
-    except (BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError) as error:
-        raise ValueError(f"NPZ refused: {' '.join(str(error).split())[:200]}") from error
-
-
-def _read_npy(members: ZipFile, name: str) -> Tensor:
-    info = members.getinfo(name)
-    with members.open(name) as file:
-        start = file.read(10)  # magic, version, length of the header
-        header = HEADER.fullmatch(file.read(int.from_bytes(start[8:], "little")))
-        if start[:8] != b"\x93NUMPY\1\0" or header is None:
-            raise ValueError(f"NPZ refused: {name} is no array of plain numbers")
-        shape = [int(side) for side in header["shape"].split(b",") if side.strip()]
-        dtype = np.dtype(header["type"].decode())
-        if prod(shape) * dtype.itemsize != info.file_size - file.tell():
-            raise ValueError(f"NPZ refused: {name} is not the {shape} of {dtype} that it says")
-        flat = np.frombuffer(bytearray(file.read()), dtype)
-    array = flat.reshape(shape, order="F" if header["turned"] == b"True" else "C")
-    return torch.from_numpy(np.ascontiguousarray(array, dtype.newbyteorder("=")))
 
 
 def _tensors_of(content: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
