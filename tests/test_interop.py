@@ -323,12 +323,14 @@ def header(shape="(4,)", descr="'<f4'"):
     return f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}"
 
 
-def nested_modules(depth=60):
-    inner = b"ctorch.nn\nLinear\n)R}X\x08\0\0\0_modules}"
-    data = b"\x80\x02" + inner
-    for _ in range(depth):
-        data += b"X\1\0\0\0m" + inner
-    return data + b"sb" + b"ssb" * depth + b"."
+def doubled_modules(depth=40):
+    """A module with one module twice inside, which has one twice inside, and so on."""
+    data = b"\x80\x02ctorch.nn\nLinear\n)Rq\0"
+    for level in range(1, depth):
+        inside = bytes([level - 1])
+        data += b"0ctorch.nn\nLinear\n)Rq" + bytes([level]) + b"}X\x08\0\0\0_modules}"
+        data += b"(X\1\0\0\0ah" + inside + b"X\1\0\0\0bh" + inside + b"usb"
+    return data + b"."
 
 
 def legacy_file():
@@ -367,7 +369,6 @@ HOSTILE = {
         "not little-endian",
     ),
     "another magic number": (pickle.dumps(7, 2) + LEGACY, "not one that torch.save makes"),
-    "modules without end": (nested_modules(), "modules within modules without end"),
     "a frame of terabytes": (
         b"\x80\x04\x95" + struct.pack("<Q", 2**50) + b"N.",
         "holds no weights",
@@ -426,6 +427,16 @@ HOSTILE = {
         + b"\0\0",
         "not a whole safetensors",
     ),
+    "a module inside itself": (
+        b"\x80\x02ctorch.nn\nLinear\n)Rq\0}X\x08\0\0\0_modules}X\1\0\0\0mh\0ssb.",
+        "modules within modules without end",
+    ),
+    "modules whose number doubles": (doubled_modules(), "modules within modules without end"),
+    "modules without names": (
+        b"\x80\x02ctorch.nn\nLinear\n)R}X\x08\0\0\0_modulesK\5sb.",
+        "_modules have no names",
+    ),
+    "tensors with numbers for names": (WHOLE.replace(b"\x8c\x01a", b"K\x01"), "numbers for names"),
     "other things than weights": (pickle.dumps({"a": 1, "b": [2]}), "more than weights"),
     "a list": (pickle.dumps([1, 2]), "holds no weights"),
 }

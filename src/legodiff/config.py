@@ -216,7 +216,7 @@ def load_config(
 def _with_base(values: dict[str, Any]) -> dict[str, Any]:
     """A model on a ``model.base``: its network becomes the first brick, its weights the beginning.
 
-    From then on the base is not needed. Raises ValueError if the folder holds no model.
+    What comes of it holds all of the base. Raises ValueError if the folder holds no model.
     """
     model = values.get("model")
     if not isinstance(model, dict) or model.get("base") is None:

@@ -1,6 +1,5 @@
 """Weights of others in whatever file they come: safetensors, NPZ, PyTorch's, EDM's pickles."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,10 +91,12 @@ def _tensors_of(content: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
     about = {}
     if isinstance(content, Thing):
         about = {name: content.find(name) for name in ATTRIBUTES}
-        content = dict(content.tensors())
+        content = content.tensors()
     if not isinstance(content, Mapping) or not content:
         raise ValueError("it holds no weights")
     other = [name for name, tensor in content.items() if not isinstance(tensor, Tensor)]
     if other:
-        raise ValueError(f"it holds more than weights: {json.dumps(other[0])[:100]}")
+        raise ValueError(f"it holds more than weights: {str(other[0])[:100]!r}")
+    if not all(isinstance(name, str) for name in content):
+        raise ValueError("its tensors have numbers for names")
     return dict(content), about

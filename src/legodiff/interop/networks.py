@@ -15,7 +15,7 @@ from legodiff.interop.tensors import TENSORS, Dict
 from legodiff.pickles import RefusedError
 
 PACKAGES = ("timm", "training", "torch_utils", "dnnlib", "argparse")
-NESTED = 32  # modules in modules, at most
+MODULES = 100_000  # in one network, at most
 
 
 @dataclass
@@ -31,33 +31,41 @@ class Thing:
             raise RefusedError(f"a {self.name} whose attributes have no names")
         self.state.update(state)
 
-    def __getitem__(self, name: str) -> Any:
-        """An attribute. Raises ValueError if it has none of the name."""
-        if name not in self.state:
-            raise ValueError(f"{self.name} has no {name}")
-        return self.state[name]
+    def walk(self) -> Iterator[tuple[str, "Thing"]]:
+        """It and the modules inside, each with the dotted prefix of its names.
 
-    @property
-    def modules(self) -> dict[str, Any]:
-        return dict(self.state.get("_modules") or {})
+        Raises ValueError for more than any network has: a module may be inside itself.
+        """
+        waiting, seen = [("", self)], 0
+        while waiting:
+            prefix, thing = waiting.pop()
+            seen += 1
+            if seen > MODULES:
+                raise ValueError(f"{self.name}: modules within modules without end")
+            yield prefix, thing
+            inner = [(f"{prefix}{name}.", m) for name, m in thing.named("_modules", Thing)]
+            waiting += reversed(inner)
 
-    def find(self, name: str) -> Any:
-        """The first attribute of that name in it or, in order, in the modules inside; or None."""
-        inner = (m.find(name) for m in self.modules.values() if isinstance(m, Thing))
-        return self.state.get(name, next((found for found in inner if found is not None), None))
+    def named(self, kind: str, of: type[Any]) -> list[tuple[str, Any]]:
+        """Its parameters, buffers or modules by name. Raises ValueError if that is no dict."""
+        held = self.state.get(kind) or {}
+        if not isinstance(held, dict):
+            raise ValueError(f"{self.name}: its {kind} have no names")
+        return [(str(name), value) for name, value in held.items() if isinstance(value, of)]
 
-    def tensors(self, nested: int = 0) -> Iterator[tuple[str, Tensor]]:
+    def find(self, name: str) -> float | None:
+        """The first number of that name among its attributes and those of the modules inside."""
+        found = (thing.state.get(name) for _, thing in self.walk())
+        return next((number for number in found if isinstance(number, int | float)), None)
+
+    def tensors(self) -> dict[str, Tensor]:
         """Parameters and buffers by their dotted names, as in ``state_dict``."""
-        if nested > NESTED:
-            raise ValueError(f"{self.name}: modules within modules without end")
-        for kind in ("_parameters", "_buffers"):
-            for name, tensor in (self.state.get(kind) or {}).items():
-                if isinstance(tensor, Tensor):
-                    yield name, tensor
-        for name, module in self.modules.items():
-            if isinstance(module, Thing):
-                for inner, tensor in module.tensors(nested + 1):
-                    yield f"{name}.{inner}", tensor
+        return {
+            prefix + name: tensor
+            for prefix, thing in self.walk()
+            for kind in ("_parameters", "_buffers")
+            for name, tensor in thing.named(kind, Tensor)
+        }
 
 
 def _persistent(meta: Any) -> Thing:

@@ -93,7 +93,8 @@ def read_legacy(file: BinaryIO, allowed: Allowed | None = None) -> Any:
 
     result = load(file, TENSORS if allowed is None else allowed, LIMIT, _storages(keep))
     keys = load(file, {}, LIMIT)
-    if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(empty):
+    texts = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
+    if not texts or sorted(keys) != sorted(empty):
         raise ValueError("pickle refused: its numbers are not those behind it")
     for key in keys:
         target = empty[key].view(torch.uint8).numpy()
