@@ -15,7 +15,7 @@ from legodiff.interop.tensors import TENSORS, Dict
 from legodiff.pickles import RefusedError
 
 PACKAGES = ("timm", "training", "torch_utils", "dnnlib", "argparse")
-MODULES = 100_000  # in one network, at most
+MODULES, LONGEST = 100_000, 1000  # in one network, and letters of a name, at most
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Thing:
         while waiting:
             prefix, thing = waiting.pop()
             seen += 1
-            if seen > MODULES:
+            if seen > MODULES or len(prefix) > LONGEST:
                 raise ValueError(f"{self.name}: modules within modules without end")
             yield prefix, thing
             inner = [(f"{prefix}{name}.", m) for name, m in thing.named("_modules", Thing)]
