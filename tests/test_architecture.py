@@ -38,7 +38,7 @@ ALLOWED = {
     "interop": {
         *("noise", "store", "model", "pickles", "arrays", "codec", "vae", "sampling", "pipeline"),
     },
-    "evaluate": {"data", "arrays", "pipeline", "model"},
+    "evaluate": {"data", "arrays", "pipeline", "model", "interop"},
     "demo": {
         *("store", "model", "diffusion", "data", "codec", "pictures"),
         *("config", "sampling", "pipeline", "train", "evaluate"),

@@ -171,6 +171,7 @@ def _not_called(*_: Any) -> Any:
 
 TENSORS: Allowed = {
     **BYTES,
+    ("torch._utils", "_rebuild_tensor"): _tensor,  # before 0.4: torchvision's VGG of 2017
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch._utils", "_rebuild_parameter"): _parameter,
     ("torch.storage", "_load_from_bytes"): _storage,
