@@ -38,7 +38,10 @@ ALLOWED = {
     "interop": {
         *("noise", "store", "model", "pickles", "arrays", "codec", "vae", "sampling", "pipeline"),
     },
-    "evaluate": {"data", "arrays", "pipeline", "model", "interop"},
+    "evaluate": {
+        *("store", "model", "data", "arrays", "codec", "pictures", "sampling", "pipeline"),
+        *("interop", "train"),
+    },
     "demo": {
         *("store", "model", "diffusion", "data", "codec", "pictures"),
         *("config", "sampling", "pipeline", "train", "evaluate"),

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from legodiff.arrays import npz_names, read_npz, read_rows
+from legodiff.arrays import Rows, npz_names, read_npz
 
 RNG = np.random.default_rng(0)
 ARRAYS = {
@@ -22,17 +22,25 @@ def test_arrays_come_back(save, tmp_path):
     for name, array in ARRAYS.items():
         assert np.array_equal(found[name], array)
         assert found[name].dtype == np.asarray(array).dtype.newbyteorder("=")
-    rows = list(read_rows(tmp_path / "a.npz", "arr_0", 3))
-    assert [len(part) for part in rows] == [3, 3, 1]
-    assert np.array_equal(np.concatenate(rows), ARRAYS["arr_0"])
+    assert list(read_npz(tmp_path / "a.npz", ["one", "more"])) == ["one"]
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_rows_are_read_in_any_order(save, tmp_path):
+    save(tmp_path / "a.npz", **ARRAYS)
+    rows = Rows(tmp_path / "a.npz", "arr_0")
+    assert len(rows) == 7
+    for row in (3, 4, 0, 6, 6, 1):
+        assert np.array_equal(rows[row], ARRAYS["arr_0"][row])
+    assert np.array_equal(np.stack(list(rows)), ARRAYS["arr_0"])
 
 
 def test_what_cannot_be_is_one_line(tmp_path):
     np.savez(tmp_path / "a.npz", **ARRAYS)
     with pytest.raises(ValueError, match=r"a\.npz holds no arr_1"):
-        next(read_rows(tmp_path / "a.npz", "arr_1", 3))
+        Rows(tmp_path / "a.npz", "arr_1")
     with pytest.raises(ValueError, match="turned is not stored row by row"):
-        next(read_rows(tmp_path / "a.npz", "turned", 3))
+        Rows(tmp_path / "a.npz", "turned")
     np.savez(tmp_path / "b.npz", a=np.array([{}], object))
     with pytest.raises(ValueError, match="no array of plain numbers"):
         read_npz(tmp_path / "b.npz")
@@ -43,3 +51,11 @@ def test_what_cannot_be_is_one_line(tmp_path):
     (tmp_path / "d.npz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"^NPZ refused: [^\n]*$"):
         read_npz(tmp_path / "d.npz")
+    np.savez_compressed(tmp_path / "e.npz", a=RNG.normal(size=1000))
+    packed = bytearray((tmp_path / "e.npz").read_bytes())
+    packed[1000:1100] = bytes(100)
+    (tmp_path / "e.npz").write_bytes(packed)
+    with pytest.raises(ValueError, match=r"^NPZ refused: [^\n]*$"):
+        read_npz(tmp_path / "e.npz")
+    with pytest.raises(ValueError, match=r"^NPZ refused: [^\n]*$"):
+        list(Rows(tmp_path / "e.npz", "a"))

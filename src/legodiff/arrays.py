@@ -1,7 +1,8 @@
 """Arrays in NPZ files: plain numbers only, and no size is believed before it is checked."""
 
 import re
-from collections.abc import Iterator
+import zlib
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
@@ -16,6 +17,8 @@ HEADER = re.compile(
     rb"'shape': \((?P<shape>(\d{1,15},? ?){0,8})\),? ?\}\s*"
 )
 """Of an array of plain numbers, as numpy writes it."""
+DAMAGE = (BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError, zlib.error)
+"""What a broken archive may raise."""
 
 
 class Header(NamedTuple):
@@ -27,17 +30,23 @@ class Header(NamedTuple):
     """Columns first."""
 
 
-def read_npz(file: BinaryIO | Path) -> dict[str, np.ndarray]:
-    """Every array by its name. Raises ValueError, in one line, for damage and other content."""
+def read_npz(file: BinaryIO | Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """Every array, or those of some ``names`` that are there, by its name.
+
+    Raises ValueError, in one line, for damage and other content.
+    """
     with _members(file) as members:
         found = {}
         for info in members.infolist():
+            name = info.filename.removesuffix(".npy")
+            if names is not None and name not in names:
+                continue
             with members.open(info) as member:
                 header = _header(member, info.filename, info.file_size)
                 flat = np.frombuffer(bytearray(member.read()), header.dtype)
             array = flat.reshape(header.shape, order="F" if header.turned else "C")
             native = header.dtype.newbyteorder("=")
-            found[info.filename.removesuffix(".npy")] = np.asarray(array, native, order="C")
+            found[name] = np.asarray(array, native, order="C")
         return found
 
 
@@ -47,24 +56,38 @@ def npz_names(path: Path) -> list[str]:
         return [name.removesuffix(".npy") for name in members.namelist()]
 
 
-def read_rows(path: Path, name: str, rows: int) -> Iterator[np.ndarray]:
-    """An array of an NPZ, so many of its first axis at a time: (rows, ...), the last one less.
+class Rows:
+    """An array of an NPZ, read row by row of its first axis: ``Rows(path, "arr_0")[7]``.
 
     Raises ValueError, in one line, if it is not there, damaged, or not plain numbers.
     """
-    with _members(path) as members:
-        if f"{name}.npy" not in members.namelist():
-            raise ValueError(f"{path} holds no {name}")
-        info = members.getinfo(f"{name}.npy")
-        with members.open(info) as member:
-            header = _header(member, info.filename, info.file_size)
-            if header.turned or not header.shape:
-                raise ValueError(f"{path}: {name} is not stored row by row")
-            size = prod(header.shape[1:]) * header.dtype.itemsize
-            for start in range(0, header.shape[0], rows):
-                count = min(rows, header.shape[0] - start)
-                part = np.frombuffer(bytearray(member.read(count * size)), header.dtype)
-                yield part.reshape(count, *header.shape[1:])
+
+    def __init__(self, path: Path, name: str) -> None:
+        with _members(path) as members:
+            if f"{name}.npy" not in members.namelist():
+                raise ValueError(f"{path} holds no {name}")
+            info = members.getinfo(f"{name}.npy")
+            with members.open(info) as member:
+                header = _header(member, info.filename, info.file_size)
+                self.start = member.tell()
+        if header.turned or not header.shape:
+            raise ValueError(f"{path}: {name} is not stored row by row")
+        self.shape, self.dtype = header.shape, header.dtype
+        self.size = prod(self.shape[1:]) * self.dtype.itemsize  # of a row, in bytes
+        self.member = ZipFile(path).open(info)  # noqa: SIM115 - rows are mostly read in order
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        if not 0 <= row < len(self):
+            raise IndexError(row)
+        try:
+            self.member.seek(self.start + row * self.size)
+            data = bytearray(self.member.read(self.size))
+        except DAMAGE as error:
+            raise ValueError(f"NPZ refused: row {row}: {error}") from error
+        return np.frombuffer(data, self.dtype).reshape(self.shape[1:])
 
 
 @contextmanager
@@ -77,7 +100,7 @@ def _members(file: BinaryIO | Path) -> Iterator[ZipFile]:
             if inside > GROWTH * max(outside, 1):
                 raise ValueError(f"NPZ refused: it unpacks to more than {GROWTH} times its size")
             yield members
-    except (BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+    except DAMAGE as error:
         raise ValueError(f"NPZ refused: {' '.join(str(error).split())[:200]}") from error
 
 

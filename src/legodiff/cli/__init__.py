@@ -10,6 +10,7 @@ from rich.console import Console
 from legodiff.cli.canvas import canvas
 from legodiff.cli.data import app as data
 from legodiff.cli.demo import demo
+from legodiff.cli.evaluate import app as evaluate
 from legodiff.cli.import_ import import_
 from legodiff.cli.info import info
 from legodiff.cli.plan import plan
@@ -42,6 +43,7 @@ app.command(
     "import", epilog="Example:  legodiff import LEGO-L-PG-64.pkl models/lego-l --model lego_L_PG_64"
 )(import_)
 app.add_typer(data, name="data")
+app.add_typer(evaluate, name="evaluate")
 
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # of whichever click typer brings
 

@@ -60,6 +60,14 @@ WeightsOption = Annotated[
 VaeOption = Annotated[
     str | None, typer.Option("--vae", help="VAE of a model of latents: a folder or Hub id.")
 ]
+SkipOption = Annotated[
+    float | None,
+    typer.Option("--skip", help="Share of the steps without the top brick, 0 to 1."),
+]
+BudgetOption = Annotated[
+    str | None,
+    typer.Option("--budget", help="Share of the full FLOPs, 0.5, or time for an image, 50ms."),
+]
 CompileOption = Annotated[
     bool, typer.Option("--compile", help="Through torch.compile: pays off for many images.")
 ]
@@ -87,6 +95,16 @@ def full_method(
         interval=parse_interval(guidance_interval),
         self_guidance=self_guidance,
     )
+
+
+def chosen_method(
+    pipe: "LegoPipeline", full: "Method", skip: float | None, budget: str | None, batch: int
+) -> "Method":
+    """What the paper's rule of skipping, or a budget, leaves of a method with all bricks."""
+    if skip is not None and budget is not None:
+        raise ValueError("give --skip or --budget, not both")
+    plan = None if skip is None else pipe.paper_plan(skip, full.steps, full.sampler)
+    return pipe.within(full, parse_budget(budget), plan, batch)
 
 
 def say(text: str) -> None:

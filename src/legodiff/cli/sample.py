@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from legodiff.cli.common import (
+    BudgetOption,
     CompileOption,
     DeviceOption,
     GuidanceOption,
@@ -15,14 +16,15 @@ from legodiff.cli.common import (
     SamplerOption,
     SamplerOptions,
     SelfGuidanceOption,
+    SkipOption,
     StepsOption,
     VaeOption,
     WeightsOption,
     check_place,
     choose_device,
+    chosen_method,
     full_method,
     nothing,
-    parse_budget,
     parse_labels,
     parse_numbers,
     parse_size,
@@ -55,13 +57,8 @@ def sample(
     guidance_interval: IntervalOption = None,
     self_guidance: SelfGuidanceOption = 1.0,
     option: SamplerOptions = None,
-    skip: Annotated[
-        float | None, typer.Option(help="Share of the steps without the top brick, 0 to 1.")
-    ] = None,
-    budget: Annotated[
-        str | None,
-        typer.Option(help="Share of the full FLOPs, 0.5, or time for an image, 50ms."),
-    ] = None,
+    skip: SkipOption = None,
+    budget: BudgetOption = None,
     size: Annotated[
         str | None, typer.Option(help="HEIGHTxWIDTH of the images; the training size by default.")
     ] = None,
@@ -99,10 +96,7 @@ def sample(
             len(pipe.stack.bricks),
             *(steps, sampler, guidance, guidance_interval, self_guidance, option),
         )
-        if skip is not None and budget is not None:
-            raise ValueError("give --skip or --budget, not both")
-        plan = None if skip is None else pipe.paper_plan(skip, steps, sampler)
-        method = pipe.within(full, parse_budget(budget), plan, min(batch, len(numbers)))
+        method = chosen_method(pipe, full, skip, budget, min(batch, len(numbers)))
         order = output.Order(
             pipe=pipe,
             method=world.share(method),  # a time is measured, and each process would find its own

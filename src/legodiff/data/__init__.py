@@ -50,22 +50,23 @@ def open_data(
 ) -> ImageData:
     """Any collection of images, or of latents, as it lies on the disk.
 
-    ``path`` is "digits", a folder, an archive, a pattern of shards or "hf:NAME[/split]";
-    ``legodiff.data.detect`` lists the kinds. Pictures are cropped and scaled to ``size``, one
-    number or (height, width). ``channels`` is 1, 3 or None: what the pictures are. ``flip`` shows
-    half of them mirrored. ``alpha`` is the colour behind transparent pixels, as PIL names colours.
+    ``path`` is "digits" ("digits:held-out", "digits:all"), a folder, an archive, a pattern of
+    shards or "hf:NAME[/split]"; ``legodiff.data.detect`` lists the kinds. Pictures are cropped
+    and scaled to ``size``, one number or (height, width). ``channels`` is 1, 3 or None: what the
+    pictures are. ``flip`` shows half of them mirrored. ``alpha`` is the colour behind transparent
+    pixels, as PIL names colours.
     Latents keep their own size and channels. Raises ValueError with what was looked for.
     """
     from legodiff.data.detect import holds_latents, open_source  # both import from this file
     from legodiff.data.images import Pictures, height_and_width
 
-    if path == "digits":
+    if path.partition(":")[0] == "digits":
         from legodiff.data.digits import Digits
 
         height, width = height_and_width(size)
         if height != width or channels not in (None, 1) or flip:
             raise ValueError("digits are square, grey and not mirrored; change size or data.*")
-        return Digits(height)
+        return Digits(height, path.partition(":")[2] or "train")
     if holds_latents(path):
         from legodiff.data.latents import open_latents
 

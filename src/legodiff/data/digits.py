@@ -1,23 +1,26 @@
 """scikit-learn's handwritten digits: 1,797 real images of 8x8 that ship with the package."""
 
-from typing import Literal
-
 import numpy as np
 from PIL import Image
 
 HELD_OUT = 297
+PARTS = {"train": slice(HELD_OUT, None), "held-out": slice(HELD_OUT), "all": slice(None)}
+"""Of the digits in the fixed random order."""
 
 
 class Digits:
-    """The digits at ``size`` x ``size`` pixels, split into 1,500 to learn from and 297 held out.
+    """The digits at ``size`` x ``size`` pixels: 1,500 to learn from, 297 held out, or all.
 
     The split is a fixed random one. Images are enlarged bicubically; grey, 0 is the background.
+    Raises ValueError for another part.
     """
 
     channels = 1
     class_names = tuple("0123456789")
 
-    def __init__(self, size: int, part: Literal["train", "held-out"] = "train") -> None:
+    def __init__(self, size: int, part: str = "train") -> None:
+        if part not in PARTS:
+            raise ValueError(f"digits:{part} is not known; choose from {', '.join(PARTS)}")
         try:
             from sklearn.datasets import load_digits
         except ImportError as error:
@@ -27,7 +30,7 @@ class Digits:
             ) from error
         loaded = load_digits()
         order = np.random.default_rng(0).permutation(len(loaded.target))
-        chosen = order[HELD_OUT:] if part == "train" else order[:HELD_OUT]
+        chosen = order[PARTS[part]]
         grey = np.round(loaded.images[chosen] * (255 / 16)).astype(np.uint8)
         self.images = np.stack(
             [

@@ -94,12 +94,12 @@ def find(asset: Asset, given: str | os.PathLike[str] | None = None) -> Found:
     """
     if given is not None:
         path = _given(given)
-        sha256 = _sha256(path)
+        sha256 = sha256_of(path)
         return Found(path, sha256, sha256 == asset.sha256)
     for path in _places(asset):
         if not path.is_file():
             continue
-        if (sha256 := _sha256(path)) != asset.sha256:
+        if (sha256 := sha256_of(path)) != asset.sha256:
             raise ValueError(
                 f"{path} is not {asset.name}: its sha256 is {sha256}, not {asset.sha256}; is it "
                 "damaged? Remove it, or name it as the file to use"
@@ -146,6 +146,7 @@ def _places(asset: Asset) -> Iterator[Path]:
         )
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

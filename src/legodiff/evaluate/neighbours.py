@@ -74,6 +74,11 @@ def nearest(features: Tensor, others: Tensor) -> Nearest:
     )
 
 
+def to_nearest_other(features: Tensor) -> Tensor:
+    """Distance (N,) of each of the features (N, D) to the nearest other one, not squared."""
+    return _radius(features, 1).clamp(min=0).sqrt()
+
+
 def _blocks(features: Tensor, others: Tensor) -> Iterator[tuple[range, Tensor]]:
     """Squared distances (rows, M), a block of rows at a time."""
     centre = others.mean(dim=0)  # shorter vectors: less is lost when their squares are subtracted
