@@ -21,10 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from legodiff import LegoPipeline, SkipPlan
+from legodiff.data.photographs import Photographs
 from legodiff.diffusion.canvas import Windows
+from legodiff.evaluate.features import open_features
 from legodiff.evaluate.frechet import frechet_distance
 from legodiff.evaluate.seams import Seam, seams
 from legodiff.pictures import save_png, table_of_images
@@ -41,36 +44,20 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
-def write_crops(out: Path, count: int, seed: int = 0) -> None:
-    """``count`` crops of each photograph, of 2 to 4 times the side, made small."""
-    from sklearn.datasets import load_sample_images
-
-    rng = np.random.default_rng(seed)
-    photographs = load_sample_images()
-    for name, pixels in zip(photographs.filenames, photographs.images, strict=True):
-        photograph = Image.fromarray(pixels)
-        folder = out / Path(name).stem
+def write_crops(out: Path, count: int) -> None:
+    """``count`` crops of each photograph."""
+    crops = Photographs(SIDE)
+    for index in range(count * len(crops.class_names)):
+        pixels, label = crops.read(index)
+        folder = out / crops.class_names[label]
         folder.mkdir(parents=True, exist_ok=True)
-        for number in range(count):
-            large = int(rng.integers(2 * SIDE, 4 * SIDE + 1))
-            left = int(rng.integers(photograph.width - large + 1))
-            top = int(rng.integers(photograph.height - large + 1))
-            crop = photograph.crop((left, top, left + large, top + large))
-            crop.resize((SIDE, SIDE), Image.Resampling.LANCZOS).save(folder / f"{number:05d}.png")
-
-
-def gradient(pixels: np.ndarray) -> np.ndarray:
-    """The length of the gradient of the brightness of images (N, H, W, 3): (N, H, W)."""
-    across, along = (np.gradient(pixels.mean(-1), axis=axis) for axis in (1, 2))
-    return np.asarray(np.hypot(across, along))
+        Image.fromarray(np.moveaxis(pixels, 0, -1)).save(folder / f"{index:05d}.png")
 
 
 def features(images: np.ndarray) -> np.ndarray:
-    """64 features of images (N, SIDE, SIDE, 3): means in 4 x 4 cells, of colour and of gradient."""
-    pixels = images.astype(np.float64) / 255
-    layers = np.concatenate([pixels, gradient(pixels)[..., None]], -1)
-    cells = layers.reshape(len(images), 4, SIDE // 4, 4, SIDE // 4, 4)
-    return np.asarray(cells.mean(axis=(2, 4)).reshape(len(images), -1))
+    """uint8 images (N, SIDE, SIDE, 3) to 64 features; the last 16 are means of the gradient."""
+    network = open_features("pooled", None, torch.device("cpu"), (SIDE, SIDE))
+    return network.run(torch.from_numpy(images).movedim(-1, 1)).pool.numpy()
 
 
 def worst_seam(images: np.ndarray, side: int) -> Seam:
@@ -99,6 +86,7 @@ def measure(run: Path, crops: Path, arguments: argparse.Namespace) -> Iterator[d
 
     def row(way: str, images: np.ndarray, cost: float, seconds: float) -> dict[str, Any]:
         squares = np.stack([square for image in images for square in windows_of(image)])
+        found = features(squares)
         borders = [range(SIDE, length, SIDE) for length in images.shape[1:3]]
         return {
             "run": run.name,
@@ -107,8 +95,8 @@ def measure(run: Path, crops: Path, arguments: argparse.Namespace) -> Iterator[d
             "images": len(images),
             "seams": worst_seam(images, finest),
             "window seams": seams(images, borders[0], borders[1]) if len(borders[0]) else None,
-            "FD-pooled": frechet_distance(features(squares), known),
-            "detail": float(gradient(squares / 255).mean() / gradient(real / 255).mean()),
+            "FD-pooled": frechet_distance(found, known),
+            "detail": float(found[:, 48:].mean() / known[:, 48:].mean()),
             "cost": cost,
             "seconds": seconds,
         }

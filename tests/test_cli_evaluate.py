@@ -95,7 +95,7 @@ def test_mistakes_are_one_line_and_nothing_is_written(call, run, model, tmp_path
     for words, message in (
         ((model, *FAST), "does not say what it was trained on; give --reference"),
         ((run, *FAST, "--features", "inception"), "FID's Inception is missing: put https://"),
-        ((run, *FAST, "--features", "vgg"), "choose inception, digits, dinov2"),
+        ((run, *FAST, "--features", "vgg"), "choose inception, dinov2, digits, pooled"),
         ((run, *FAST, *digits_of, "--reference", tmp_path / "no"), "there is no"),
         ((run, *FAST, "--skip", "0.5", "--budget", "0.5"), "give --skip or --budget, not both"),
         ((run, *FAST, "--labels", "11"), "11"),

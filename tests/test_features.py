@@ -70,6 +70,18 @@ def test_digits_are_those_of_the_demo():
         open_features("digits", "x.pth", CPU, (8, 8))
 
 
+def test_pooled_features_are_means_of_colour_and_of_the_gradient():
+    """Of a ramp of 2 grey levels a pixel in one colour: 64 features, in closed form."""
+    image = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    image[0, 1] = 6 * torch.arange(8)
+    found = open_features("pooled", None, CPU, (8, 8)).run(image).pool.view(4, 4, 4) * 255
+    assert torch.allclose(found[[0, 2]], torch.zeros(2, 4, 4))
+    assert torch.allclose(found[1], torch.tensor([3.0, 15, 27, 39]).expand(4, 4))
+    assert torch.allclose(found[3], torch.full((4, 4), 2.0))
+    grey = open_features("pooled", None, CPU, (8, 8)).run(IMAGES[:, :1]).pool
+    assert grey.shape == (2, 64)
+
+
 class Means(torch.nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return images.float().mean(dim=(2, 3))
@@ -93,7 +105,7 @@ def test_a_torchscript_file_is_any_network(tmp_path):
     (tmp_path / "text.pt").write_text("no")
     with pytest.raises(ValueError, match=r"text\.pt is no TorchScript file"):
         open_features(str(tmp_path / "text.pt"), None, CPU, (24, 24))
-    with pytest.raises(ValueError, match="choose inception, digits, dinov2, or a TorchScript"):
+    with pytest.raises(ValueError, match="choose inception, dinov2, digits, pooled, or a"):
         open_features("resnet", None, CPU, (24, 24))
 
 

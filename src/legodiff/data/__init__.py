@@ -50,22 +50,27 @@ def open_data(
 ) -> ImageData:
     """Any collection of images, or of latents, as it lies on the disk.
 
-    ``path`` is "digits" ("digits:held-out", "digits:all"), a folder, an archive, a pattern of
-    shards or "hf:NAME[/split]"; ``legodiff.data.detect`` lists the kinds. Pictures are cropped
-    and scaled to ``size``, one number or (height, width). ``channels`` is 1, 3 or None: what the
-    pictures are. ``flip`` shows half of them mirrored. ``alpha`` is the colour behind transparent
-    pixels, as PIL names colours.
+    ``path`` is "digits" ("digits:held-out", "digits:all"), "photographs", a folder, an archive, a
+    pattern of shards or "hf:NAME[/split]"; ``legodiff.data.detect`` lists the kinds. Pictures are
+    cropped and scaled to ``size``, one number or (height, width). ``channels`` is 1, 3 or None:
+    what the pictures are. ``flip`` shows half of them mirrored. ``alpha`` is the colour behind
+    transparent pixels, as PIL names colours.
     Latents keep their own size and channels. Raises ValueError with what was looked for.
     """
     from legodiff.data.detect import holds_latents, open_source  # both import from this file
     from legodiff.data.images import Pictures, height_and_width
 
-    if path.partition(":")[0] == "digits":
+    if path == "photographs" or path.partition(":")[0] == "digits":
         from legodiff.data.digits import Digits
+        from legodiff.data.photographs import Photographs
 
+        kind: type[Digits | Photographs] = Photographs if path == "photographs" else Digits
         height, width = height_and_width(size)
-        if height != width or channels not in (None, 1) or flip:
-            raise ValueError("digits are square, grey and not mirrored; change size or data.*")
+        if height != width or channels not in (None, kind.channels) or flip:
+            colour = "grey" if kind.channels == 1 else "in colour"
+            raise ValueError(f"{path} are square, {colour} and not mirrored; change size or data.*")
+        if kind is Photographs:
+            return Photographs(height)
         return Digits(height, path.partition(":")[2] or "train")
     if holds_latents(path):
         from legodiff.data.latents import open_latents

@@ -12,7 +12,7 @@ zip                                    like a folder
 folder
 .parquet, folder or pattern of them,   by the package ``datasets``, extra ``data``
 ``save_to_disk``'s folder, hf:NAME
-"digits"                               scikit-learn's handwritten digits
+"digits", "photographs"                scikit-learn's handwritten digits; crops of its photographs
 =====================================  ============================================================
 """
 

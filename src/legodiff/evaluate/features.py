@@ -17,7 +17,7 @@ from legodiff.evaluate.inception import Inception
 from legodiff.interop.files import read_weights
 from legodiff.store import locate
 
-INCEPTION_NAME, DIGITS, DINO = "inception", "digits", "dinov2"
+INCEPTION_NAME, DIGITS, DINO, POOLED = "inception", "digits", "dinov2", "pooled"
 SCRIPTS = (".pt", ".ts", ".torchscript")
 DINO_SIDE, DINO_DEFAULT = 224, "facebook/dinov2-large"
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -60,8 +60,9 @@ def open_features(
 
     Args:
         name: "inception"; "digits", the small network that ``legodiff demo`` judges in, taught anew
-            on scikit-learn's digits of the images' ``size``; "dinov2"; or a TorchScript file that
-            takes uint8 images (B, 3, H, W) and gives features (B, D). Such a file is a program.
+            on scikit-learn's digits of the images' ``size``; "pooled", means of colour and of
+            gradient, which needs no weights; "dinov2"; or a TorchScript file that takes uint8
+            images (B, 3, H, W) and gives features (B, D). Such a file is a program.
         weights: a file for "inception", a folder or Hub id for "dinov2".
 
     Raises ValueError, in one line, for what is not there and for weights that do not fit.
@@ -72,13 +73,15 @@ def open_features(
         return _dino(weights or DINO_DEFAULT, device)
     if weights is not None:
         raise ValueError(f"the features {name} take no --features-weights; leave them out")
+    if name == POOLED:
+        return FeatureNetwork(POOLED, hashlib.sha256(b"pooled-1").hexdigest(), _pooled)
     if name == DIGITS:
         return _digits(size)
     if Path(name).suffix in SCRIPTS and Path(name).is_file():
         return _script(Path(name), device)
     raise ValueError(
-        f"--features {name}: choose {INCEPTION_NAME}, {DIGITS}, {DINO}, or a TorchScript file "
-        f"({', '.join(SCRIPTS)}) that is there"
+        f"--features {name}: choose {INCEPTION_NAME}, {DINO}, {DIGITS}, {POOLED}, or a TorchScript "
+        f"file ({', '.join(SCRIPTS)}) that is there"
     )
 
 
@@ -135,6 +138,14 @@ def _digits(size: tuple[int, int]) -> FeatureNetwork:
         return Features(torch.from_numpy(found).float())
 
     return FeatureNetwork(DIGITS, digest.hexdigest(), run)
+
+
+def _pooled(images: Tensor) -> Features:
+    """64 features: in 4 x 4 cells the mean of each colour, and of the gradient of brightness."""
+    pixels = coloured(images).float() / 255
+    down, across = torch.gradient(pixels.mean(dim=1), dim=(1, 2))
+    layers = torch.cat([pixels, torch.hypot(down, across)[:, None]], dim=1)
+    return Features(F.adaptive_avg_pool2d(layers, 4).flatten(1))
 
 
 def _dino(folder_or_hub_id: str, device: torch.device) -> FeatureNetwork:

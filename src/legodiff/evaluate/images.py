@@ -59,7 +59,7 @@ def open_images(
         return _from_npz(Path(path))
     if holds_latents(path):
         raise ValueError(f"{path} holds latents; images are measured as pixels")
-    if path.partition(":")[0] == "digits":
+    if path == "photographs" or path.partition(":")[0] == "digits":
         return from_data(open_data(path, size or (8, 8), channels), path)
     source = _drawn_by_us(Path(path)) or open_source(path)
     first = open_image(source, 0)

@@ -1,0 +1,42 @@
+"""Crops of scikit-learn's two photographs, a temple and a flower: a class each, in colour."""
+
+import numpy as np
+from PIL import Image
+
+CROPS = 4000  # of each photograph
+LARGEST = 0.3  # side of a crop, as a share of the photograph's height, at most; half at least
+
+
+class Photographs:
+    """8,000 square crops at ``size`` x ``size`` pixels; the same ones at every size and each time.
+
+    Texture without objects: for canvases, and as a second small data set beside the digits.
+    """
+
+    channels = 3
+    class_names = ("temple", "flower")
+
+    def __init__(self, size: int) -> None:
+        try:
+            from sklearn.datasets import load_sample_images
+        except ImportError as error:
+            raise ValueError(
+                "the photographs come with scikit-learn, which is not installed; "
+                "run: pip install 'legodiff[demo]'"
+            ) from error
+        self.size = (size, size)
+        self.photographs = [Image.fromarray(pixels) for pixels in load_sample_images().images]
+
+    def __len__(self) -> int:
+        return len(self.photographs) * CROPS
+
+    def read(self, index: int, rng: np.random.Generator | None = None) -> tuple[np.ndarray, int]:
+        """The same for every ``rng``."""
+        label, crop = index % len(self.photographs), np.random.default_rng([7, index])
+        photograph = self.photographs[label]
+        side = int(photograph.height * LARGEST * crop.uniform(0.5, 1))
+        left = int(crop.integers(photograph.width - side + 1))
+        top = int(crop.integers(photograph.height - side + 1))
+        cut = photograph.crop((left, top, left + side, top + side))
+        pixels = np.asarray(cut.resize(self.size, Image.Resampling.LANCZOS))
+        return np.ascontiguousarray(np.moveaxis(pixels, -1, 0)), label
