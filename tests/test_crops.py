@@ -67,7 +67,8 @@ def test_crops_larger_than_the_canvas_are_one_line(size):
 
 
 @pytest.mark.parametrize(("batch", "memory"), [(1, 1), (3, 5_000), (4, 2**31), (100, 2**31)])
-def test_in_blocks_it_is_what_pairs_give(batch, memory, distance):
+def test_in_blocks_it_is_what_pairs_give(batch, memory, distance, monkeypatch):
+    monkeypatch.setattr("legodiff.evaluate.crops.PART", 50)
     crops, reference = pixels(7, 3, 8, 8), pixels(10, 3, 8, 8, seed=1)
     found = canvas_distances(distance, crops, reference, batch, memory)
     table = torch.stack(

@@ -220,10 +220,13 @@ def test_types_of_numbers_and_views(tmp_path):
 def test_tensors_of_before_pytorch_0_4(tmp_path):
     """They are pickled with a function of fewer arguments; torchvision's VGG of 2017 still is."""
     whole = torch.arange(24.0).reshape(4, 6)
+    storage = torch.storage.TypedStorage(
+        wrap_storage=whole.untyped_storage(), dtype=torch.float32, _internal=True
+    )
 
     class Old:
         def __reduce__(self):
-            return torch._utils._rebuild_tensor, (whole.storage(), 6, (2, 3), (6, 1))
+            return torch._utils._rebuild_tensor, (storage, 6, (2, 3), (6, 1))
 
     torch.save({"a": Old()}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     assert torch.equal(read_weights(tmp_path / "old.pth").tensors["a"], whole[1:3, :3])

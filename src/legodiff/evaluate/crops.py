@@ -13,6 +13,9 @@ from torch import Tensor
 from legodiff.evaluate.lpips import Perceptual, as_floats
 
 MEMORY = 2**31  # bytes of features that are kept
+PART = (
+    2**14
+)  # of a vector, summed in float32; the parts in float64: vectors have millions of numbers
 
 
 def grid_crops(image: Tensor, size: tuple[int, int]) -> Tensor:
@@ -96,8 +99,8 @@ def canvas_distances(
         crops: uint8 (N, C, h, w), grey or in colour.
         reference: uint8 (M, C, h, w); of the same size, grey or in colour.
         batch: images that the network sees at a time.
-        memory: bytes for the features of crops. The network sees each crop once, and each reference
-            image once for as many crops as fit.
+        memory: bytes for the features of crops. The network sees each crop once (the first one
+            twice), and each reference image once for as many crops as fit.
 
     Raises ValueError if there are none, or not of one size.
     """
@@ -118,19 +121,34 @@ def _distances(
 ) -> CropDistances:
     """Of as many crops as fit into memory."""
     own = _embed(perceptual, crops, batch)
-    squares = own.square().sum(dim=1, keepdim=True)
+    squares = _squares(own).unsqueeze(1)
     nearest = torch.full((len(crops),), torch.inf, dtype=torch.float64)
     number, total = torch.zeros(len(crops), dtype=torch.int64), torch.zeros_like(nearest)
     for start in range(0, len(reference), batch):
         others = _embed(perceptual, reference[start : start + batch], batch)
-        distances = torch.addmm(others.square().sum(dim=1), own, others.T, alpha=-2) + squares
-        distances = distances.clamp(min=0).double().cpu()  # (N, batch)
+        distances = squares + _squares(others) - 2 * _products(own, others)  # (N, batch)
+        distances = distances.clamp(min=0)
         total += distances.sum(dim=1)
         least = distances.min(dim=1)
         closer = least.values < nearest
         nearest = torch.where(closer, least.values, nearest)
         number = torch.where(closer, least.indices + start, number)
     return CropDistances(nearest, number, total / len(reference))
+
+
+def _squares(vectors: Tensor) -> Tensor:
+    """float64 (N,)."""
+    parts = torch.split(vectors, PART, dim=1)
+    return torch.stack([part.square().sum(dim=1).cpu().double() for part in parts]).sum(dim=0)
+
+
+def _products(first: Tensor, second: Tensor) -> Tensor:
+    """Of each with each, float64 (N, M)."""
+    total = torch.zeros(len(first), len(second), dtype=torch.float64)
+    parts = torch.split(first, PART, dim=1), torch.split(second, PART, dim=1)
+    for a, b in zip(*parts, strict=True):
+        total += (a @ b.T).cpu().double()
+    return total
 
 
 def _embed(perceptual: Perceptual, images: Tensor, batch: int) -> Tensor:
