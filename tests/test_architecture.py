@@ -46,6 +46,10 @@ ALLOWED = {
         *("store", "model", "diffusion", "data", "codec", "pictures"),
         *("config", "sampling", "pipeline", "train", "evaluate"),
     },
+    "reproduce": {
+        *("store", "model", "diffusion", "data", "codec", "pictures", "config", "sampling"),
+        *("pipeline", "budgets", "train", "evaluate", "demo"),
+    },
     "cli": None,  # anything
     "__main__": {"cli"},
     "__init__": {"model", "diffusion", "pipeline"},

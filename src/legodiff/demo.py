@@ -3,7 +3,7 @@
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from legodiff.codec import PixelCodec, to_pil
+from legodiff.codec import Codec, PixelCodec, to_pil
 from legodiff.config import load_config
+from legodiff.data import ImageData
 from legodiff.data.digits import Digits
 from legodiff.diffusion.skipping import SkipPlan
 from legodiff.evaluate.digits import DigitJudges
@@ -209,33 +210,40 @@ def _pictures(
             ]
         ),
     )
-    save_png(run / "refinement.png", refinement(pipe.stack, codec, data))
+    three_and_eight = [list(data.labels).index(label) for label in (3, 8)]
+    save_png(run / "refinement.png", refinement(pipe.stack, codec, data, three_and_eight))
 
 
 @torch.no_grad()
 def refinement(
-    stack: LegoStack, codec: PixelCodec, data: Digits, labels: tuple[int, int] = (3, 8)
+    stack: LegoStack, codec: Codec, data: ImageData, numbers: Sequence[int] = (0, 1)
 ) -> Image.Image:
-    """The clean estimate of each brick at several noise levels (as the paper's figures 5 and 6)."""
+    """The clean estimate of each brick at several noise levels (as the paper's figures 5 and 6).
+
+    Of some images of a data set, given by ``numbers``.
+    """
     sigmas = [0.1, 0.3, 0.6, 1.0, 2.0, 5.0]
     device = next(stack.parameters()).device
     rows: list[tuple[str, list[Image.Image]]] = []
     columns: list[str] = []
-    for label in labels:
-        image = torch.from_numpy(data.images[np.flatnonzero(data.labels == label)[:1]])
-        clean = codec.encode(image).repeat(len(sigmas), 1, 1, 1)
-        noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(label))
+    for number in numbers:
+        pixels, label = data.read(number)
+        clean = codec.encode(torch.from_numpy(pixels)[None]).repeat(len(sigmas), 1, 1, 1)
+        noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(number))
         sigma = torch.tensor(sigmas)
         noisy = clean + sigma.view(-1, 1, 1, 1) * noise
         estimates = stack.estimates(
-            noisy.to(device), sigma.to(device), torch.full((len(sigmas),), label, device=device)
+            noisy.to(device),
+            sigma.to(device),
+            torch.full((len(sigmas),), label, device=device) if stack.spec.classes else None,
         )
 
         def pictures(images: Tensor) -> list[Image.Image]:
             return to_pil(codec.decode(images))
 
         shrunk = noisy / (1 + sigma.view(-1, 1, 1, 1) ** 2).sqrt()  # so that one can see it
-        rows.append((f"a real {label}", pictures(clean)))
+        name = data.class_names[label] if data.class_names else "image"
+        rows.append((f"a real {name}", pictures(clean)))
         rows.append(("with noise", pictures(shrunk)))
         for brick, estimate in zip(stack.spec.bricks, estimates, strict=True):
             side = "image" if brick.is_image else f"{brick.size}x{brick.size}"

@@ -102,7 +102,7 @@ def drawn_images(
         chosen = [labels[position % len(labels)] for position in positions]
         seeds = [first_seed + position for position in positions]
         samples = pipe.render(method, chosen, seeds, batch=batch)
-        return torch.from_numpy(np.stack([_pixels(image) for image in samples.images]))
+        return torch.from_numpy(np.stack([pixels(image) for image in samples.images]))
 
     height, width = (side * pipe.codec.factor for side in pipe.stack.spec.image_size)
     nfe, flops = pipe.cost(method, pipe.stack.spec.image_size)
@@ -131,8 +131,8 @@ def _from_npz(path: Path) -> Images:
     count, height, width, channels = rows.shape
 
     def read(positions: Sequence[int]) -> Tensor:
-        pixels = np.stack([rows[position] for position in positions])
-        return torch.from_numpy(np.moveaxis(pixels, -1, 1).copy())
+        found = np.stack([rows[position] for position in positions])
+        return torch.from_numpy(np.moveaxis(found, -1, 1).copy())
 
     about = {"kind": "NPZ", "path": path.name, "images": count, "size": [height, width]}
     return Images(count, channels, (height, width), read, about)
@@ -169,7 +169,7 @@ def _texts(image: Image.Image) -> dict[str, str]:
     return {str(key): value for key, value in image.info.items() if isinstance(value, str)}
 
 
-def _pixels(image: Image.Image) -> np.ndarray:
-    """uint8 (C, H, W)"""
-    pixels = np.asarray(image)
-    return pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
+def pixels(image: Image.Image) -> np.ndarray:
+    """A picture as uint8 (C, H, W)."""
+    array = np.asarray(image)
+    return array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from legodiff.evaluate import assets
@@ -95,6 +96,23 @@ def as_floats(images: Tensor) -> Tensor:
             f"not {images.dtype} of {tuple(images.shape)}"
         )
     return (images.float() / 127.5 - 1).expand(-1, 3, -1, -1)
+
+
+def gradients() -> Perceptual:
+    """A plain distance that needs no weights, "PD-gradients": steps of brightness, and colours.
+
+    Maps at full, half and a quarter of the size; nothing is learnt, so it sees edges and no things.
+    """
+
+    def trunk(images: Tensor) -> list[Tensor]:
+        maps = []
+        for side in (1, 2, 4):
+            x = F.avg_pool2d(images, side)
+            down, across = torch.gradient(x.mean(dim=1, keepdim=True), dim=(2, 3))
+            maps.append(torch.cat([x, 4 * down, 4 * across, torch.ones_like(down)], dim=1))
+        return maps
+
+    return Perceptual("PD-gradients", trunk, [torch.ones(6)] * 3)
 
 
 class Convolutions(nn.Module):

@@ -1,0 +1,76 @@
+"""Leaves out the top brick in more and more of the steps: the paper's figures 4, 7, 8 and 9."""
+
+from dataclasses import replace
+from typing import Any
+
+from legodiff.budgets import clock
+from legodiff.diffusion.skipping import SkipPlan
+from legodiff.pictures import new_figure, save_figure
+from legodiff.reproduce.experiment import Experiment
+from legodiff.reproduce.pages import Rows, groups, spread, table, write_page, write_rows
+from legodiff.reproduce.quality import judged, metric_names
+from legodiff.reproduce.runs import Setting, trained
+
+SIDES = {"low noise": SkipPlan.skip_low_noise, "high noise": SkipPlan.skip_high_noise}
+"""Where the top brick is left out: PG's rule, and PR's. Both are tried on each."""
+
+
+def run(experiment: Experiment, setting: Setting) -> str:
+    """Quality and time over the share of steps without the top brick; returns the page."""
+    rows: list[dict[str, Any]] = []
+    shares = setting.scale.more["shares"]
+    for model in setting.scale.models:
+        for seed in setting.seeds:
+            pipe = trained(model, seed, setting).pipe
+            size = pipe.stack.spec.image_size
+            time = clock(pipe.stack, pipe.sampling, size, setting.batch)
+            for side, rule in SIDES.items():
+                for share in shares:
+                    full = setting.method(pipe, setting.scale.guidances[0])
+                    sigmas = pipe.sampling.sigmas(full.steps, full.sampler)
+                    plan = rule(len(pipe.stack.bricks), share, sigmas)
+                    method = replace(full, plan=plan)
+                    key = {"model": model.name, "side": side, "share": share, "seed": seed}
+                    cost = {"milliseconds": time(method)}
+                    rows.append(key | judged(pipe, method, setting) | cost)
+                    write_rows(setting.out, rows)
+    _figure(setting, rows)
+    parts = [_table(rows), experiment.note, "![figure](figure.png)"]
+    return write_page(setting.out, experiment.title, parts)
+
+
+def _table(rows: Rows) -> str:
+    metric = metric_names(rows)[0]
+    head = ["model", "skipped at", "share of steps", metric, "ms an image", "GFLOPs an image"]
+    lines = [
+        [
+            *(model, side, f"{share:.3g}"),
+            spread([row[metric] for row in some]),
+            spread([row["milliseconds"] for row in some]),
+            f"{some[0]['drawn flops'] / 1e9:.3g}",
+        ]
+        for (model, side, share), some in groups(rows, "model", "side", "share").items()
+    ]
+    return table(head, lines)
+
+
+def _figure(setting: Setting, rows: Rows) -> None:
+    """A row of panels for each model, as the paper draws them: quality, and time."""
+    metric = metric_names(rows)[0]
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    figure = new_figure(11, 3.6 * len(models))
+    panels = figure.subplots(len(models), 2, squeeze=False)
+    for model, (left, right) in zip(models, panels, strict=True):
+        for side in SIDES:
+            own = [row for row in rows if (row["model"], row["side"]) == (model, side)]
+            found = groups(own, "share")
+            shares = [share for (share,) in found]
+            for axes, name in ((left, metric), (right, "milliseconds")):
+                means = [sum(row[name] for row in some) / len(some) for some in found.values()]
+                axes.plot(shares, means, "o-", label=side)
+        for axes, name in ((left, metric), (right, "milliseconds an image")):
+            axes.set(xlabel="share of the steps without the top brick", ylabel=name, title=model)
+            axes.grid(alpha=0.3)
+            axes.legend(title="skipped at")
+        right.set_ylim(bottom=0)
+    save_figure(setting.out / "figure.png", figure)
