@@ -20,9 +20,10 @@ from legodiff.reproduce.models import (
 INCEPTION: dict[str, Any] = {"features": "inception", "samples": 50_000}
 CHURN = {"churn": 10.0, "s_min": 0.05, "s_max": 20.0, "s_noise": 1.003}
 SHARES = {"shares": tuple(number / 8 for number in range(9))}
+FEW_SHARES = {"shares": (0.0, 0.25, 0.5, 0.75, 1.0)}
 UNLABELLED = "train.label_dropout=1.0"
 
-DIGITS = Scale("digits", small())
+DIGITS = Scale("digits", small(), samples=1000)
 PHOTOGRAPHS = Scale(
     "photographs",
     (
@@ -31,6 +32,7 @@ PHOTOGRAPHS = Scale(
         on_photographs("LEGO-PR", ("image", 4, 5), (8, 2, 1)),
     ),
     features="pooled",
+    samples=1000,
     image=(3, 2),
 )
 CELEBA = Scale(
@@ -193,7 +195,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "figure4": Experiment(
         "Figure 4: how much of the top brick (XL, 256x256)",
         "skipping",
-        replace(DIGITS, more=SHARES),
+        replace(DIGITS, more=FEW_SHARES),
         replace(IMAGENET_256, models=IMAGENET_256.models[1:], more=SHARES),
         note=FIGURE4,
     ),
@@ -212,21 +214,21 @@ EXPERIMENTS: dict[str, Experiment] = {
     "figure7": Experiment(
         "Figure 7: how much of the top brick, without classes (S, CelebA)",
         "skipping",
-        replace(DIGITS, models=small("PG PR", UNLABELLED), labelled=False, more=SHARES),
+        replace(DIGITS, models=small("PG PR", UNLABELLED), labelled=False, more=FEW_SHARES),
         replace(CELEBA, models=CELEBA.models[1:], more=SHARES),
         note=FIGURE4,
     ),
     "figure8": Experiment(
         "Figure 8: how much of the top brick, with guidance (L, ImageNet 64x64)",
         "skipping",
-        replace(DIGITS, guidances=GUIDANCE, more=SHARES),
+        replace(DIGITS, guidances=GUIDANCE, more=FEW_SHARES),
         replace(IMAGENET_64, models=IMAGENET_64.models[1:], guidances=GUIDANCE, more=SHARES),
         note=FIGURE4,
     ),
     "figure9": Experiment(
         "Figure 9: how much of the top brick, larger images, with guidance (XL, 512x512)",
         "skipping",
-        replace(PHOTOGRAPHS, models=PHOTOGRAPHS.models[1:], guidances=GUIDANCE, more=SHARES),
+        replace(PHOTOGRAPHS, models=PHOTOGRAPHS.models[1:], guidances=GUIDANCE, more=FEW_SHARES),
         replace(IMAGENET_512, models=IMAGENET_512.models[1:], guidances=GUIDANCE, more=SHARES),
         note=FIGURE4,
     ),

@@ -80,12 +80,16 @@ def refined(base: Model, top: Brick, *changes: str) -> tuple[Model, ...]:
 
 
 def shared_out(make: Make, total: int, step: int) -> tuple[Model, ...]:
-    """Figure 10: a 4x4 brick below an image-brick, ``total`` blocks among them, both with l 2."""
+    """Figure 10: a 4x4 brick below an image-brick, ``total`` blocks among them, both with l 2.
+
+    All patches are trained on, so that only the blocks differ.
+    """
     found = []
     for image in range(0, total + 1, step):
         both: tuple[Brick, ...] = ((4, 2, total - image), ("image", 2, image))
         chosen = [brick for brick in both if brick[2]]
-        found.append(make(f"{image} of {total} in the image-brick", *chosen, x=image / total))
+        name = f"{image} of {total} in the image-brick"
+        found.append(make(name, *chosen, changes=("train.patch_ratio=1",), x=image / total))
     return tuple(found)
 
 
