@@ -1,0 +1,283 @@
+import json
+from dataclasses import replace
+
+import pytest
+from conftest import judges
+from test_demo import TINY
+
+from legodiff import config
+from legodiff.config import load_config
+from legodiff.evaluate import digits
+from legodiff.model.cost import subset_flops
+from legodiff.model.presets import preset
+from legodiff.reproduce import experiments, runs
+from legodiff.reproduce.effort import PEAK, SHARE, efforts
+from legodiff.reproduce.experiment import Experiment, Model, Scale
+from legodiff.reproduce.models import bricks, on_digits, patch_bricks, refined, shared_out
+from legodiff.reproduce.pages import spread, table
+from legodiff.train.estimate import training_flops
+
+ALL = experiments.EXPERIMENTS
+FEW = ("train.images=32", "train.batch=16", "train.picture_images=0")
+TWO = tuple(
+    Model(name, "digits", (f"model.preset=tiny-{name.lower()}-16", *FEW)) for name in ("PG", "PR")
+)
+SMALL = Scale("digits", TWO, samples=20, steps=2)
+PICTURES = replace(
+    SMALL,
+    data="photographs",
+    features="pooled",
+    models=tuple(replace(model, recipe="images-32") for model in TWO),
+    image=(3, 2),
+)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(digits, "DigitJudges", judges)
+
+
+@pytest.fixture
+def run(call, tmp_path, monkeypatch):
+    """Reproduces an experiment of one kind with tiny models; gives its page and folder."""
+
+    def run(kind, scale, *words, **more):
+        experiment = Experiment("Tiny", kind, scale, scale, **more)
+        monkeypatch.setitem(ALL, "tiny", experiment)
+        code, out, err = call("reproduce", "tiny", "--out", tmp_path / "out", *words)
+        assert code == 0, err
+        folder = tmp_path / "out" / "small" / "tiny"
+        assert (folder / "page.md").read_text() in out
+        return (folder / "page.md").read_text(), folder
+
+    return run
+
+
+def rows(folder):
+    return json.loads((folder / "rows.json").read_text())
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_experiment_can_be_begun_at_both_scales(name):
+    for scale in (ALL[name].small, ALL[name].paper):
+        for model in scale.models:
+            settings = load_config(model.recipe, model.changes)
+            settings.model.spec(*scale.image)
+        names = [model.name for model in scale.models]
+        assert len(set(names)) == len(names)
+        assert {model.base for model in scale.models} <= {None, *names}
+        assert {model.after for model in scale.models} <= {None, *names}
+
+
+def test_every_table_and_figure_is_there():
+    wanted = {f"table{number}" for number in (1, 2, 3, 4, 5, 7)}
+    wanted |= {f"figure{number}" for number in (2, 4, 5, 6, 7, 8, 9, 10, 11)}
+    assert wanted | {"patch-ratio", "canvas", "second-data"} == ALL.keys()
+    assert experiments.SAME == {"table6": "table5"}
+
+
+def test_what_the_paper_prints_stands_beside_the_models():
+    for name, experiment in ALL.items():
+        if experiment.kind in ("quality", "canvases") and experiment.printed:
+            for scale in (experiment.small, experiment.paper):
+                known = [model for model in scale.models if experiment.known(model.name)]
+                assert len(known) >= 3, name
+    assert ALL["table1"].known("LEGO-S-PG") == ALL["table1"].known("LEGO-PG")
+    assert ALL["table1"].known("LEGO") == ""
+
+
+def blocks(model):
+    return [
+        (b.size, b.depth) for b in load_config(model.recipe, model.changes).model.spec(1, 10).bricks
+    ]
+
+
+def test_figures_10_and_11_share_out_the_same_blocks():
+    for total, step in ((6, 1), (12, 2)):
+        models = shared_out(on_digits, total, step)
+        assert [sum(depth for _, depth in blocks(model)) for model in models] == [total] * 7
+        assert [model.x for model in models] == pytest.approx([n / 6 for n in range(7)])
+        assert [len(blocks(model)) for model in models] == [1, 2, 2, 2, 2, 2, 1]
+    models = patch_bricks(on_digits, (2, 4, 8), 1, ("image", 2, 3))
+    assert all(sum(depth for _, depth in blocks(model)) == 9 for model in models)
+    sizes = ["2", "4", "8", "2+4", "2+8", "4+8", "2+4+8"]
+    assert [model.name for model in models[:7]] == sizes
+    assert blocks(models[6]) == [(2, 2), (4, 2), (8, 2), ("image", 3)]
+    assert [blocks(model)[:-1] for model in models[7:]] == [
+        [(8, 6)],
+        [(2, 2), (8, 4)],
+        [(2, 4), (8, 2)],
+        [(2, 6)],
+    ]
+
+
+def test_quality_is_measured_shown_and_set_beside_the_paper(run):
+    scale = replace(SMALL, guidances=(1.0, 1.5))
+    page, folder = run("quality", scale, "--seeds", "0-1", printed={"PG, X": "FID 2", "U": "FID 3"})
+    found = rows(folder)
+    assert [(row["model"], row["seed"], row["guidance"]) for row in found] == [
+        (model, seed, guidance)
+        for model in ("PG", "PR")
+        for seed in (0, 1)
+        for guidance in (1.0, 1.5)
+    ]
+    assert len({row["FD-digits-20(train)"] for row in found}) == 4  # guidance: nothing learnt yet
+    assert found[1]["drawn flops"] == 2 * found[0]["drawn flops"]
+    lines = [line for line in page.splitlines() if line.startswith("| ")]
+    assert lines[2].startswith("| PG | 1 |")
+    assert lines[2].endswith("| FID 2 |")
+    assert lines[-1].startswith("| U |")
+    assert " ± " in lines[2]
+    for name in ("drawn.png", "rows.csv", "metrics/metrics.json"):
+        assert (folder / name).is_file()
+    assert not (folder / "figure.png").exists()
+
+
+def test_models_are_trained_once_and_found_again(run, monkeypatch):
+    _, folder = run("quality", SMALL)
+    first = rows(folder)
+    monkeypatch.setattr(runs, "train", None)  # would fail
+    _, folder = run("quality", SMALL)
+    assert [row["FD-digits-20(train)"] for row in rows(folder)] == [
+        row["FD-digits-20(train)"] for row in first
+    ]
+    kept = sorted(path.name[:5] for path in (folder.parent / "models").iterdir())
+    assert kept == ["pg-0-", "pr-0-"]
+
+
+def test_a_brick_on_a_base_that_rests_leaves_it_as_it_was(run):
+    base = Model("base", "digits", (bricks(("image", 4, 1)), *FEW))
+    _, folder = run("quality", replace(SMALL, models=refined(base, (4, 2, 1))))
+    found = {row["model"]: row for row in rows(folder)}
+    assert found["base (frozen) + LEGO-PR"]["parameters"] > found["base"]["parameters"]
+    assert found["base, trained on"]["parameters"] == found["base"]["parameters"]
+    assert len({row["FD-digits-20(train)"] for row in found.values()}) == 4
+
+    from legodiff.store import read_weights
+
+    models = folder.parent / "models"
+    names = ("base-0-", "base-frozen-lego-pr-0-", "base-unfrozen-lego-pr-0-", "base-trained-on-0-")
+    weights = [read_weights(next(models.glob(f"{name}*")) / "model.safetensors") for name in names]
+    name = "bricks.0.blocks.0.attention.qkv.weight"
+    same = [next(w[k] for k in w if k.endswith(name)).equal(weights[0][name]) for w in weights[1:]]
+    assert same == [True, False, False]
+
+
+def test_a_figure_is_drawn_where_models_have_a_place_on_an_axis(run):
+    models = shared_out(lambda n, *b, changes, x: Model(n, "digits", (bricks(*b), *FEW), x), 2, 1)
+    page, folder = run("quality", replace(SMALL, models=models, more={"axis": "share"}))
+    assert "![figure](figure.png)" in page
+    assert (folder / "figure.png").stat().st_size > 5000
+
+
+def test_skipping_costs_less_at_every_share(run):
+    _, folder = run("skipping", replace(SMALL, more={"shares": (0.0, 0.5, 1.0)}))
+    found = rows(folder)
+    assert len(found) == 2 * 2 * 3
+    for start in range(0, 12, 3):
+        costs = [row["drawn flops"] for row in found[start : start + 3]]
+        assert costs == sorted(costs, reverse=True)
+        assert len(set(costs)) == 3
+    assert found[0]["FD-digits-20(train)"] == found[3]["FD-digits-20(train)"]  # nothing is skipped
+    assert (folder / "figure.png").is_file()
+
+
+def test_convergence_goes_on_with_one_training(run):
+    _, folder = run("convergence", replace(SMALL, models=TWO[:1]), "--images", 256)
+    found = rows(folder)
+    assert [row["images"] for row in found] == [16, 32, 64, 128, 256]
+    costs = [row["training flops"] / row["images"] for row in found]
+    assert costs == pytest.approx([costs[0]] * 5)
+    seconds = [row["training seconds"] for row in found]
+    assert seconds == sorted(seconds)
+    assert not (folder / "training").exists()
+
+
+def test_refinement_shows_every_brick(run):
+    page, folder = run("refinement", SMALL)
+    assert page.count("![") == 2
+    assert (folder / "PG.png").is_file()
+
+
+def test_canvases_are_compared_crop_by_crop(run):
+    more = {"perceptual": "gradients", "canvas": (32, 48), "canvases": 2, "sides": (16,), "real": 9}
+    page, folder = run("canvases", replace(PICTURES, models=PICTURES.models[1:], more=more))
+    found = rows(folder)
+    assert [(row["windows"], row["crops"], row["count"]) for row in found] == [
+        (way, crops, 12)
+        for way in ("stride 7, as the paper", "shifted")
+        for crops in ("grid 16", "random 16")
+    ]
+    assert all(0 < row["nearest"] < row["mean"] for row in found)
+    assert "| PD-gradients |" in page
+
+
+def test_a_wide_canvas_says_what_it_costs(run):
+    scale = replace(PICTURES, models=PICTURES.models[1:], more={"canvas": (32, 128)})
+    page, folder = run("wide", scale)
+    assert "128x32" in page
+    assert rows(folder)[0]["flops"] > 0
+
+
+def test_sizes_are_those_that_info_counts(run):
+    more = {"presets": ["lego-s-pg-64"]}
+    page, folder = run("architecture", replace(SMALL, models=(), image=(3, 0), more=more))
+    assert rows(folder)[0]["flops"] == pytest.approx(
+        subset_flops(preset("lego-s-pg-64", 3, 0), (0, 1, 2), (64, 64)), rel=1e-4
+    )
+    assert "33.4 M" in page
+
+
+def test_effort_is_counted_from_the_recipe():
+    scale = ALL["table3"].paper
+    found = {one.model: one for one in efforts(scale)}
+    settings = load_config("imagenet-256-xl-pg")
+    spec = settings.model.spec(4, 1000)
+    one = found["LEGO-XL-PG"]
+    assert one.training == training_flops(spec, settings.train) * 512_000_000
+    assert one.drawing == subset_flops(spec, (0, 1, 2), (32, 32)) * 50_000 * 250 * 3
+    assert one.hours == pytest.approx((one.training + one.drawing) / (PEAK * SHARE * 3600))
+    on_base = {one.model: one for one in efforts(ALL["table4"].paper)}
+    assert on_base["base (frozen) + LEGO-PR"].drawing > on_base["base"].drawing
+
+
+def test_at_the_papers_scale_it_says_what_it_needs(call, tmp_path):
+    code, out, _ = call("reproduce", "table3", "--scale", "paper", "--out", tmp_path)
+    assert code == 0
+    assert "Data: latents-256, compared with VIRTUAL_imagenet256_labeled.npz" in out
+    assert "--scale paper --data latents-256 --reference VIRTUAL" in out
+    assert "an assumption, not measured" in out
+    assert not list(tmp_path.iterdir())
+
+
+def test_with_data_it_begins_at_the_papers_scale(call, tmp_path, monkeypatch):
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "celeba-64-s-pg.yaml").write_text(TINY)
+    monkeypatch.setattr(config, "RECIPES", tmp_path / "recipes")
+    words = ("reproduce", "figure5", "--scale", "paper", "--data", "digits", "--out", tmp_path)
+    models = (Model("LEGO-S-PG", "celeba-64-s-pg", ("model.preset=tiny-pg-16",)),)
+    figure = ALL["figure5"]
+    monkeypatch.setitem(ALL, "figure5", replace(figure, paper=replace(figure.paper, models=models)))
+    assert call(*words)[0] == 0
+    assert (tmp_path / "paper" / "figure5" / "LEGO-S-PG.png").is_file()
+
+
+def test_mistakes_are_one_line(call, tmp_path):
+    for words, message in (
+        (("table8",), "table8 is not known; choose from table1, table2"),
+        (("table1", "--scale", "big"), "--scale big: choose from small, paper"),
+        (("table1", "--seeds", "x"), "--seeds x: write whole numbers"),
+        (("table1", "--data", tmp_path / "no"), "there is no"),
+    ):
+        code, _, err = call("reproduce", *words, "--out", tmp_path / "out")
+        assert (code, err.count("\n")) == (2, 1), err
+        assert message in err
+    code, out, _ = call("reproduce")
+    assert code == 0
+    assert all(name in out for name in ALL)
+
+
+def test_pages_are_plain():
+    assert table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
+    assert spread([0.12345]) == "0.123"
+    assert spread([1.0, 3.0]) == "2 ± 1"
