@@ -13,6 +13,7 @@ from legodiff.cli.demo import demo
 from legodiff.cli.import_ import import_
 from legodiff.cli.info import info
 from legodiff.cli.plan import plan
+from legodiff.cli.push import push
 from legodiff.cli.sample import sample
 from legodiff.cli.train import train
 
@@ -41,6 +42,7 @@ app.command(epilog="Example:  legodiff info runs/demo   or   legodiff info lego-
 app.command(
     "import", epilog="Example:  legodiff import LEGO-L-PG-64.pkl models/lego-l --model lego_L_PG_64"
 )(import_)
+app.command(epilog="Example:  legodiff push runs/demo owner/name --license apache-2.0")(push)
 app.add_typer(data, name="data")
 
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # of whichever click typer brings

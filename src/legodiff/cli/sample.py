@@ -22,6 +22,7 @@ from legodiff.cli.common import (
     choose_device,
     full_method,
     nothing,
+    open_pipeline,
     parse_budget,
     parse_labels,
     parse_numbers,
@@ -85,11 +86,11 @@ def sample(
     torchrun --nproc-per-node 8 -m -- legodiff sample ...
     """
     from legodiff import output
-    from legodiff.pipeline import LegoPipeline
     from legodiff.train.distributed import joined
 
     with joined(choose_device(device)) as world:
-        pipe = LegoPipeline.from_pretrained(run, world.device, vae, weights)
+        tell = say if world.leads else nothing
+        pipe = open_pipeline(run, world.device, vae, weights, tell)
         if compiled:
             pipe.compile()
         chosen = parse_labels(labels, pipe)
