@@ -232,8 +232,12 @@ def test_a_folder_that_looks_like_a_name_on_the_hub_is_one(tmp_path, monkeypatch
 
 
 def test_plans_go_along_if_they_are_of_these_weights(tmp_path):
+    stranger = with_plans(pipeline(), model="another one")
+    assert stranger.predicted(HALF) is None
+    with pytest.raises(ValueError, match=ONE_LINE.format("plans are for the model another one")):
+        stranger.curve(FULL)
     pipe = with_plans(pipeline(run_of(path="/home/me/digits")))
-    assert pipe.curve(FULL) is not None
+    assert pipe.predicted(HALF).error == 0.5
     written(with_plans(pipe, model="another one"), tmp_path / "out")
     back = LegoPipeline.from_pretrained(tmp_path / "out")
     assert back.fingerprint != pipe.fingerprint  # its data lie elsewhere
@@ -250,18 +254,19 @@ def test_metrics_are_shown_if_they_are_of_these_weights(tmp_path):
     pipe = opened(tmp_path / "model", pipeline())
     others = record_of("0123456789ab", name="FD-of-others")
     found = record_of(None, name="FD-found", images={"made": {"model": "0123456789ab"}})
-    records = [record_of(pipe.fingerprint), others, found]
+    nameless = {"name": "recall", "value": 0.5}
+    records = [record_of(pipe.fingerprint), others, found, nameless]
     (tmp_path / "model" / "metrics.json").write_text(json.dumps(records))
     card = written(pipe, tmp_path / "out")["README.md"].decode()
     assert "| FD-digits-2k(all) | 1.2346 | 0.1 |  |" in card
     assert "FD-digits-2k(all): images: kind model, steps 18." in card
+    assert "| recall | 0.5 |  |  |" in card
     assert "FD-of-others" not in card
     assert "FD-found" not in card
-    pipe.stack.bricks[0].requires_grad_(False)
     next(pipe.stack.parameters()).data += 1  # it is another model now
     card = written(pipe, tmp_path / "changed")["README.md"].decode()
     assert "Nothing was measured" in card
-    assert "FD-digits" not in card
+    assert "recall" not in card
     (tmp_path / "model" / "metrics.json").write_text('{"FID": 2}')
     with pytest.raises(ValueError, match=ONE_LINE.format(r"metrics\.json holds no metrics")):
         written(opened(tmp_path / "model", pipeline()), tmp_path / "broken")

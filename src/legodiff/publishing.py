@@ -100,9 +100,7 @@ def write_folder(
     store.make_folder(folder)
     config = without_paths(pipe.to_dict())
     name = folders.fingerprint(config, pipe.stack.state_dict())  # the configuration is another
-    curves = [
-        replace(curve, model=name) for curve in pipe.curves if curve.model == pipe.fingerprint
-    ]
+    curves = [replace(curve, model=name) for curve in pipe.curves if curve.model == own]
     about, metrics = _records(pipe)
     folders.write(folder, pipe.stack, config, curves, about)
     if samples is not None:
