@@ -205,7 +205,9 @@ def test_nothing_of_this_machine_leaves_it(tmp_path):
         ("path", "\\\\server\\share\\photos.zip", "photos.zip"),
         ("path", "../work/photos", "photos"),
         ("path", "~/photos", "photos"),
+        ("path", "~me/photos", "photos"),
         ("path", "work/photos", "photos"),
+        ("path", "work/" + 5000 * "a", 5000 * "a"),
         ("path", "hf:owner/name/train", "hf:owner/name/train"),
         ("path", "hf:/home/me/set", "set"),
         ("path", "digits", "digits"),
@@ -214,7 +216,8 @@ def test_nothing_of_this_machine_leaves_it(tmp_path):
         ("name", "stabilityai/sd-vae-ft-ema", "stabilityai/sd-vae-ft-ema"),
         ("note", "half and/or 3/4 of https://x.org/a/b, 1 / 2", None),
         ("note", "see /home/me/a.npz and ~/b.npz; (D:/c)", "see a.npz and b.npz; (c)"),
-        ("note", "path=/home/me/a", "path=a"),
+        ("note", "path=/home/me/a of ~me/b", "path=a of b"),
+        ("note", "~50 images/s", None),
     ],
 )
 def test_of_a_place_the_last_part_is_kept(key, text, kept, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Publishing a model: the folder that the Hub is given, and nothing else of what lies about."""
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -26,9 +27,9 @@ ABOUT = {"weights": "ema|raw", "images": r"\d{1,18}", "halflife_images": r"[\d.e
 """Metadata of weights that goes along, and its form."""
 PLACES = ("path", "init", "vae", "name")
 """Keys under which a configuration names a place: a folder, a file or a Hub id."""
-ABSOLUTE = re.compile(r"(?:file:|hf:)?(?:[/\\~]|[A-Za-z]:[/\\]|\.\.?[/\\])")
+ABSOLUTE = re.compile(r"(?:file:|hf:)?(?:[/\\]|~[\w.-]*[/\\]|[A-Za-z]:[/\\]|\.\.?[/\\])")
 INSIDE = re.compile(
-    r"(?<![\w./\\~-])(?<!http:)(?<!https:)(?:file://|~|[A-Za-z]:)?[/\\][^\s,;()'\"]+"
+    r"(?<![\w./\\~-])(?<!http:)(?<!https:)(?:file://|~[\w.-]*|[A-Za-z]:)?[/\\][^\s,;()'\"]+"
 )
 """Paths of this machine: a text that begins as one, and one within a text."""
 
@@ -99,6 +100,7 @@ def write_folder(
     check(folder, license)
     store.make_folder(folder)
     config = without_paths(pipe.to_dict())
+    own = pipe.fingerprint
     name = folders.fingerprint(config, pipe.stack.state_dict())  # the configuration is another
     curves = [replace(curve, model=name) for curve in pipe.curves if curve.model == own]
     about, metrics = _records(pipe)
@@ -134,7 +136,7 @@ def without_paths(values: Any, key: str = "") -> Any:
     if not isinstance(values, str):
         return values
     on_hub = values.startswith("hf:") or (key != "path" and hub.NAME.fullmatch(values))
-    named = key in PLACES and not (on_hub and not Path(values).exists())
+    named = key in PLACES and not (on_hub and not os.path.exists(values))
     if named or ABSOLUTE.match(values):
         return _last(values)
     return INSIDE.sub(lambda found: _last(found[0]), values)
