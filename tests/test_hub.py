@@ -10,6 +10,7 @@ import torch
 from conftest import awaken
 from fake_hub import TOKEN, fake_hub
 from huggingface_hub import constants
+from test_interop import save_diffusers
 
 from legodiff import LegoPipeline, LegoStack, hub, preset, store
 from legodiff.codec import PixelCodec
@@ -273,3 +274,17 @@ def test_a_base_from_the_hub(server, model):
     theirs = LegoStack.from_pretrained(model).state_dict()
     ours = network.state_dict()
     assert all(torch.equal(ours[f"bricks.0.network.{k}"], v) for k, v in theirs.items())
+
+
+def test_a_model_of_diffusers_comes_without_what_could_be_run(server, call, tmp_path):
+    save_diffusers(tmp_path / "theirs")
+    for name in ("unet/model.py", "unet/diffusion_pytorch_model.bin"):
+        (tmp_path / "theirs" / name).write_bytes(b"unsafe")
+    commit = server.upload("google/ddpm-v1.5", tmp_path / "theirs", branch="v2")
+    code, out, err = call("import", "google/ddpm-v1.5@v2", tmp_path / "ours")
+    assert (code, f"is at commit {commit};" in out) == (0, True), err
+    assert all(name.endswith((".safetensors", ".json")) for name in server.fetched())
+    assert call("import", tmp_path / "theirs", tmp_path / "local")[0] == 0
+    weights = [store.sha256(tmp_path / at / "model.safetensors") for at in ("ours", "local")]
+    assert weights[0] == weights[1]
+    assert "is not a file" in call("import", "runs/absent.pkl", tmp_path / "x")[2]
