@@ -11,7 +11,8 @@ SOURCE = Path(legodiff.__file__).parent
 # room: the rooms it may import, besides itself
 ALLOWED = {
     "noise": set(),
-    "store": set(),
+    "hub": set(),
+    "store": {"hub"},
     "model": {"noise", "store"},
     "diffusion": {"noise"},
     "pickles": set(),
@@ -26,21 +27,29 @@ ALLOWED = {
     "plans": {"store", "sampling"},
     "budgets": {"model", "diffusion", "sampling", "plans"},
     "labels": set(),
+    "drawing": {"model", "diffusion", "codec", "sampling", "plans"},
+    "folders": {"hub", "store", "model", "codec", "sampling", "plans"},
     "pipeline": {
-        *("store", "model", "diffusion", "codec", "sampling", "plans", "budgets", "labels"),
+        *("hub", "model", "diffusion", "codec", "sampling", "plans", "budgets", "labels"),
+        *("drawing", "folders"),
+        "publishing",  # for push_to_hub, when it is called
     },
-    "planning": {"model", "diffusion", "sampling", "plans", "budgets", "pipeline"},
+    "card": {"hub", "model", "plans", "drawing"},
+    "publishing": {
+        *("hub", "store", "folders", "plans", "drawing", "pictures", "pipeline", "card"),
+    },
+    "planning": {"model", "diffusion", "sampling", "plans", "budgets", "drawing", "pipeline"},
     "train": {
         *("noise", "store", "model", "diffusion", "data", "vae", "codec", "pictures"),
         *("config", "sampling", "pipeline"),
     },
-    "output": {"store", "codec", "pictures", "pipeline", "sampling", "train"},
+    "output": {"store", "codec", "drawing", "pictures", "pipeline", "sampling", "train"},
     "interop": {
         *("noise", "store", "model", "pickles", "arrays", "codec", "vae", "sampling", "pipeline"),
     },
     "evaluate": {
         *("store", "model", "data", "arrays", "codec", "pictures", "sampling", "pipeline"),
-        *("interop", "train"),
+        *("interop", "train", "hub"),
     },
     "demo": {
         *("store", "model", "diffusion", "data", "codec", "pictures"),

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fake_hub import fake_hub
 
 from legodiff.evaluate import assets
 from legodiff.evaluate.assets import ALEX_HEADS, ASSETS, INCEPTION, VGG_HEADS, Asset, find
@@ -91,25 +92,21 @@ def test_what_is_no_file_is_one_line(name, home):
         find(KNOWN, name)
 
 
-def test_a_file_of_the_hub_is_taken_from_the_cache_first(tmp_path, monkeypatch):
-    asked, kept = [], write(tmp_path / "kept.safetensors")
-
-    def download(name, file, local_files_only):
-        asked.append((name, file, local_files_only))
-        if local_files_only and name != "a/cached":
-            raise OSError("not there")
-        return str(kept)
-
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-    assert find(KNOWN, "a/cached/net.safetensors") == assets.Found(kept, SHA256, True)
-    assert asked == [("a/cached", "net.safetensors", True)]
-    asked.clear()
-    assert find(KNOWN, "a/far/in/net.safetensors").genuine
-    assert asked == [("a/far", "in/net.safetensors", cached) for cached in (True, False)]
+def test_a_file_of_the_hub_may_be_named(tmp_path, monkeypatch):
+    with fake_hub(tmp_path, monkeypatch) as server:
+        content = b"other weights"
+        commit = server.commit("a/far", {"in/net.safetensors": content, "more.json": b"{}"})
+        found = find(KNOWN, "a/far/in/net.safetensors")
+        assert found.path.read_bytes() == content
+        assert (found.sha256, found.genuine) == (hashlib.sha256(content).hexdigest(), False)
+        assert server.fetched() == ["in/net.safetensors"]
+        assert find(KNOWN, f"a/far@{commit}/in/net.safetensors") == found
+        with pytest.raises(ValueError, match=r"a/far at commit .* holds no other\.safetensors"):
+            find(KNOWN, "a/far/other.safetensors")
 
 
 def test_a_hub_that_does_not_answer_is_one_line():
-    line = "^no file owner/absent/x.safetensors, and the Hub did not give it: [^\n]+$"
+    line = "^no folder owner/absent, and the Hub did not give it: [^\n]+$"
     with pytest.raises(ValueError, match=line):
         find(KNOWN, "owner/absent/x.safetensors")
 

@@ -14,7 +14,7 @@ from legodiff import LegoPipeline
 
 def test_every_command_helps_at_once_and_by_example():
     for command in (
-        *([], ["demo"], ["train"], ["sample"], ["canvas"], ["plan"], ["info"]),
+        *([], ["demo"], ["train"], ["sample"], ["canvas"], ["plan"], ["info"], ["push"]),
         *(["data"], ["data", "check"], ["data", "encode"]),
     ):
         began = time.perf_counter()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import awaken
+from fake_hub import fake_hub
 from safetensors.torch import load_file, save_file
 from vaes import make_vae
 
@@ -318,21 +319,24 @@ def test_names_that_are_no_vae_are_one_line(tmp_path):
         open_vae("someone/vae")
 
 
-def test_a_vae_from_the_hub_is_taken_from_the_cache_first(folder, tmp_path, monkeypatch):
-    asked = []
-    complete = copied(folder, tmp_path)
-
-    def download(name, allow_patterns, local_files_only):
-        asked.append(local_files_only)
-        assert not any(pattern.endswith((".bin", "*")) for pattern in allow_patterns)
-        return str(complete if name == "a/cached" or not local_files_only else tmp_path)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    assert open_vae("a/cached").spec.name == "a/cached"
-    assert asked == [True]
-    asked.clear()
-    assert open_vae("a/partly").spec == open_vae(folder).spec
-    assert asked == [True, False]
+def test_a_vae_from_the_hub_is_remembered_by_its_commit(folder, tmp_path, monkeypatch):
+    with fake_hub(tmp_path / "cache", monkeypatch) as hub:
+        commit = hub.upload("some/vae", folder)
+        inside = hub.commit(
+            "some/pipeline",
+            {f"vae/{name}": data for name, data in hub.files("some/vae").items()}
+            | {"unet/diffusion_pytorch_model.safetensors": b"large", "vae/weights.bin": b"unsafe"},
+        )
+        spec = open_vae("some/vae").spec
+        assert (spec, spec.name) == (open_vae(folder).spec, f"some/vae@{commit}")
+        assert open_vae(f"some/pipeline@{inside}").spec == spec
+        assert set(hub.fetched()) == {
+            *("config.json", WEIGHTS, "vae/config.json", f"vae/{WEIGHTS}"),
+        }
+        hub.commit("some/vae", {"config.json": b"{}"})
+        hub.asked.clear()
+        assert open_vae(spec.name).spec == spec
+        assert not hub.asked
 
 
 def test_without_diffusers_there_is_one_line(tmp_path, monkeypatch):

@@ -5,9 +5,10 @@ import torch
 from safetensors.torch import save_file
 
 from legodiff.evaluate import features as module
-from legodiff.evaluate.assets import INCEPTION, sha256_of
+from legodiff.evaluate.assets import INCEPTION
 from legodiff.evaluate.features import coloured, open_features
 from legodiff.evaluate.inception import Inception
+from legodiff.store import sha256
 
 CPU = torch.device("cpu")
 IMAGES = torch.randint(
@@ -30,7 +31,7 @@ def test_inception_is_called_so_only_with_the_file_that_fid_is_defined_by(
 ):
     network = open_features("inception", str(inception_file), CPU, (24, 24))
     assert (network.name, network.standard) == ("mine", False)
-    assert network.sha256 == sha256_of(inception_file)
+    assert network.sha256 == sha256(inception_file)
     monkeypatch.setattr(module, "INCEPTION", replace(INCEPTION, sha256=network.sha256))
     known = open_features("inception", str(inception_file), CPU, (24, 24))
     assert (known.name, known.standard) == ("Inception", True)

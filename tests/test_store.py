@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from legodiff import LegoPipeline, LegoStack, preset, store
+from legodiff import LegoPipeline, LegoStack, hub, preset, store
 from legodiff.store import locate, read_config, read_weights, write_atomically, write_weights
 
 
@@ -91,27 +91,19 @@ def test_missing_files_and_folders_are_named(tmp_path):
             locate(name)
 
 
-def test_the_hub_is_asked_for_harmless_files_only(monkeypatch, tmp_path):
-    import huggingface_hub
-
-    LegoStack(preset("tiny-pr-16")).save_pretrained(tmp_path)
-    asked = {}
-
-    def download(name, **arguments):
-        asked.update(arguments, name=name)
-        return str(tmp_path)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    LegoStack.from_pretrained("owner/model")
-    assert asked["name"] == "owner/model"
-    assert asked["allow_patterns"] == ["*.safetensors", "*.json"]
-
-
 def test_a_hub_that_does_not_answer_is_one_line():
     with pytest.raises(
         ValueError, match=r"^no folder owner/absent, and the Hub did not give it: [^\n]+$"
     ):
         locate("owner/absent")
+
+
+def test_json_that_is_too_large_is_not_read(tmp_path, monkeypatch):
+    LegoStack(preset("tiny-pr-16")).save_pretrained(tmp_path)
+    read_config(tmp_path)
+    monkeypatch.setattr(hub, "LARGEST_JSON", (tmp_path / "config.json").stat().st_size - 1)
+    with pytest.raises(ValueError, match=r"^[^\n]*config\.json is too large to be meant[^\n]*$"):
+        read_config(tmp_path)
 
 
 def test_nothing_in_the_package_reads_pickles():

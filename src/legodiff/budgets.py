@@ -15,6 +15,31 @@ from legodiff.plans import Curve, parse_milliseconds
 from legodiff.sampling import Method, Sampling
 
 
+def chosen(
+    full: Method,
+    budget: float | str | None,
+    plan: SkipPlan | None,
+    curve_of: Callable[[Method], Curve | None],
+    stack: LegoStack | CompiledStack,
+    sampling: Sampling,
+    batch: int,
+) -> Method:
+    """``full`` itself, or what a plan or a budget leaves of it; ``curve_of`` finds its trade-off.
+
+    Raises ValueError for both at once, and for a plan of another stack.
+    """
+    if budget is not None and plan is not None:
+        raise ValueError("give a budget or a plan, not both")
+    if plan is not None:
+        count = len(stack.spec.bricks)
+        if any(max(bricks) >= count for _, bricks in plan.bands):
+            raise ValueError(f"the plan names a brick that this stack of {count} has not")
+        return replace(full, plan=plan)
+    if budget is None:
+        return full
+    return within(full, budget, curve_of(full), stack, sampling, batch)
+
+
 def within(
     full: Method,
     budget: float | str,

@@ -222,7 +222,9 @@ def _with_base(values: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(model, dict) or model.get("base") is None:
         return values
     base = model["base"]
-    spec = StackSpec.from_dict(store.read_config(store.locate(base))["stack"])
+    spec = StackSpec.from_dict(
+        store.read_config(store.locate(base, needed=[store.CONFIG]))["stack"]
+    )
     first = spec.bricks[0]
     if len(spec.bricks) > 1 or isinstance(first, BrickSpec):
         first = ForeignSpec("LegoStack", spec.to_dict(), classes=spec.classes, step=spec.step)

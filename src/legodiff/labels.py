@@ -48,6 +48,20 @@ def pair(
     return listed, good
 
 
+def check_guidance(guidance: float, classes: int, dropout: float) -> None:
+    """Raises ValueError if there is nothing to guide with.
+
+    ``dropout``: share of the training images that were seen without their label.
+    """
+    if guidance != 1 and not classes:
+        raise ValueError("guidance needs classes, and this model was trained without any")
+    if guidance != 1 and not dropout:
+        raise ValueError(
+            "guidance needs a model trained with label dropout, and this one was not; "
+            "use guidance=1"
+        )
+
+
 def whole(value: Any) -> int | None:
     """A whole number from anything that is one (also numpy's and torch's); else None."""
     try:

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from legodiff import __version__, store
 from legodiff.codec import to_pil
+from legodiff.drawing import Samples
 from legodiff.pictures import save_png
-from legodiff.pipeline import LegoPipeline, Samples
+from legodiff.pipeline import LegoPipeline
 from legodiff.sampling import Method
 from legodiff.train.distributed import World
 

@@ -1,55 +1,29 @@
 """What a user holds: a trained stack with everything needed to draw with it."""
 
-import hashlib
-import json
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from legodiff import store
-from legodiff.budgets import cost, paper_plan, within
-from legodiff.codec import Codec, LatentCodec, PixelCodec, codec_from_dict, to_pil
+from legodiff import folders
+from legodiff.budgets import chosen, cost, paper_plan
+from legodiff.codec import Codec, PixelCodec
 from legodiff.diffusion import Denoise
-from legodiff.diffusion.canvas import Regions, Windows, windowed
+from legodiff.diffusion.canvas import Regions, Windows
 from legodiff.diffusion.guidance import EVERYWHERE
-from legodiff.diffusion.samplers import SAMPLERS
 from legodiff.diffusion.skipping import SkipPlan
-from legodiff.labels import class_index, pair
+from legodiff.drawing import Samples, draw, draw_images
+from legodiff.hub import Origin, Pushed
+from legodiff.labels import check_guidance, class_index, pair
 from legodiff.model.compiled import CompiledStack
-from legodiff.model.cost import Meter, Watch
+from legodiff.model.cost import Watch
 from legodiff.model.stack import LegoStack
-from legodiff.plans import Curve, Point, read_curves, write_curves
+from legodiff.plans import Curve, Point, curve_of, point_of
 from legodiff.sampling import Method, Sampling
-
-
-@dataclass(frozen=True)
-class Samples:
-    """What a pipeline drew: one entry for each seed, and the cost of an image."""
-
-    images: list[Image.Image]
-    seeds: list[int]
-    labels: list[int | None]
-    nfe: int
-    """Network evaluations per image; guidance takes two for each call of the denoiser."""
-    flops: int
-    """FLOPs per image of the bricks that ran, 2 x multiply-accumulates."""
-    seconds: float
-    """Per image, in the batches they were drawn in."""
-    method: Method
-    """How they were drawn."""
-    predicted: Point | None = None
-    """What ``legodiff plan`` found of this method: its cost, and how far off it is."""
-
-    @property
-    def plan(self) -> SkipPlan:
-        return self.method.plan
 
 
 class LegoPipeline:
@@ -64,6 +38,7 @@ class LegoPipeline:
         label_dropout: float = 0.0,
         run: Mapping[str, Any] | None = None,
         curves: Sequence[Curve] = (),
+        origin: Origin | None = None,
     ) -> None:
         """
         Args:
@@ -75,6 +50,7 @@ class LegoPipeline:
                 classifier-free guidance has nothing to work with.
             run: the configuration of the training run, kept for the record.
             curves: what ``legodiff plan`` found, for budgets.
+            origin: where the weights were downloaded, if they were.
         """
         self.stack = stack
         self.denoise: LegoStack | CompiledStack = stack
@@ -90,6 +66,9 @@ class LegoPipeline:
         self.label_dropout = label_dropout
         self.run = run
         self.curves = tuple(curves)
+        self.origin = origin
+        self.folder: Path | None = None
+        """Where it was opened."""
 
     @property
     def device(self) -> torch.device:
@@ -175,16 +154,7 @@ class LegoPipeline:
 
         The arguments are those of calling the pipeline.
         """
-        count = len(self.stack.spec.bricks)
-        if budget is not None and plan is not None:
-            raise ValueError("give a budget or a plan, not both")
-        if plan is not None:
-            if any(max(bricks) >= count for _, bricks in plan.bands):
-                raise ValueError(f"the plan names a brick that this stack of {count} has not")
-            return replace(full, plan=plan)
-        if budget is None:
-            return full
-        return within(full, budget, self.curve(full), self.denoise, self.sampling, batch)
+        return chosen(full, budget, plan, self.curve, self.denoise, self.sampling, batch)
 
     def render(
         self,
@@ -213,39 +183,23 @@ class LegoPipeline:
         self.check_guidance(method.guidance)
         if method.guidance != 1 and set(indices) == {None} and regions is None:
             raise ValueError("guidance needs labels to guide towards")
-        if batch < 1:
-            raise ValueError(f"batch is {batch}; it must be 1 or more")
-        if not preview:
-            self.codec.prepare()
-        decode = self.codec.decode if self.codec.ready else self.codec.preview
-
-        meter = Meter(self.denoise, watch)
-        denoise = method.denoiser(meter, self.stack.spec.classes)
-        whole = canvas if windows is None else windows.drawn(canvas)
-        if windows is not None:
-            levels = method.levels(self.sampling)
-            denoise = windowed(denoise, windows, levels, regions)
-        images: list[Image.Image] = []
-        began = time.perf_counter()
-        for start in range(0, len(numbers), batch):
-            part = slice(start, start + batch)
-            on_step = _images_done(on_progress, start, len(numbers[part]), method.steps)
-            drawn = self.draw(denoise, indices[part], numbers[part], method, whole, on_step)
-            drawn = drawn[..., : canvas[0], : canvas[1]]
-            images += to_pil(decode(finite(drawn)))
-        count = len(numbers)
-        return Samples(
-            images,
-            numbers,
-            indices,
-            meter.evaluations // count,
-            meter.flops // count,
-            (time.perf_counter() - began) / count,
+        drawn = draw_images(
+            self.denoise,
+            self.codec,
+            self.sampling,
             method,
-            self.predicted(method),
+            indices,
+            numbers,
+            canvas,
+            windows=windows,
+            regions=regions,
+            batch=batch,
+            on_progress=on_progress,
+            preview=preview,
+            watch=watch,
         )
+        return replace(drawn, predicted=self.predicted(method))
 
-    @torch.no_grad()
     def draw(
         self,
         denoise: Denoise,
@@ -255,35 +209,9 @@ class LegoPipeline:
         size: tuple[int, int],
         on_step: Callable[[int, Tensor], None] | None = None,
     ) -> Tensor:
-        """One batch in the model's space, (B, C, H, W), not decoded and not checked.
-
-        ``denoise`` is the method's denoiser, or a wrapper of it. Noise, also what a sampler draws
-        afresh, comes from each image's own seed.
-        """
-        spec = self.stack.spec
-        generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-
-        def fresh() -> Tensor:
-            shape = (spec.channels, *size)
-            return torch.stack(
-                [torch.randn(shape, generator=g, device="cpu") for g in generators]
-            ).to(self.device)
-
-        chosen = None
-        if spec.classes:
-            chosen = torch.tensor(
-                [spec.classes if label is None else label for label in labels], device=self.device
-            )
-        sampler = SAMPLERS[method.sampler]
-        return sampler.sample(
-            denoise,
-            fresh(),
-            self.sampling.sigmas(method.steps, method.sampler),
-            chosen,
-            on_step=on_step,
-            **method.options,
-            **({"draw": fresh} if sampler.draws else {}),
-        )
+        """One batch in the model's space, (B, C, H, W); see ``legodiff.drawing.draw``."""
+        spec, device = self.stack.spec, self.device
+        return draw(denoise, spec, self.sampling, method, labels, seeds, size, device, on_step)
 
     def paper_plan(self, fraction: float, steps: int, sampler: str = "heun") -> SkipPlan:
         """The paper's rule: leave out the top brick in a fraction of the steps."""
@@ -295,34 +223,20 @@ class LegoPipeline:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the weights."""
-        values = {
-            "stack": self.stack.spec.to_dict(),
-            "codec": self.codec.to_dict(),
-            "class_names": list(self.class_names),
-            "sampling": asdict(self.sampling),
-            "label_dropout": self.label_dropout,
-            "run": self.run,
-        }
-        return dict(json.loads(json.dumps(values)))  # tuples to lists, as they will be read
+        whole = (self.stack.spec, self.codec, self.class_names, self.sampling)
+        return folders.describe(*whole, self.label_dropout, self.run, self.origin)
 
     @property
     def fingerprint(self) -> str:
         """A short hash of the configuration and of the first weights of every tensor."""
-        digest = hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode())
-        for tensor in self.stack.state_dict().values():
-            digest.update(tensor.flatten()[:64].float().cpu().numpy().tobytes())
-        return digest.hexdigest()[:12]
+        return folders.fingerprint(self.to_dict(), self.stack.state_dict())
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Writes ``model.safetensors`` and ``config.json``.
 
         Raises ValueError if a brick is a function, which no file can hold.
         """
-        self.stack.check_saved()
-        store.write_weights(Path(folder) / store.WEIGHTS, self.stack.state_dict())
-        store.write_config(Path(folder), self.to_dict())
-        if self.curves:
-            write_curves(Path(folder), self.curves)
+        folders.write(Path(folder), self.stack, self.to_dict(), self.curves)
 
     @classmethod
     def from_pretrained(
@@ -331,49 +245,50 @@ class LegoPipeline:
         device: torch.device | str = "cpu",
         vae: str | os.PathLike[str] | None = None,
         weights: str = "ema",
+        revision: str | None = None,
     ) -> "LegoPipeline":
         """Opens a pipeline, a run, a bare stack or a Hub id, ready to draw.
 
-        ``vae`` is the folder or Hub id of the VAE of a model that works on latents; by default
-        the one that is recorded with the model, opened when it is first needed. ``weights``: "ema"
-        or, of a run, "raw". Raises ValueError if there is none, if it is another VAE, or if the
-        files do not fit together.
+        Args:
+            folder: or owner/name on the Hub, of which safetensors and JSON alone are fetched.
+            vae: folder or Hub id of the VAE of a model that works on latents; by default the one
+                that is recorded with the model, opened when it is first needed.
+            weights: "ema" or, of a run, "raw".
+            revision: branch, tag or commit of a Hub id, as in owner/name@revision. A commit pins
+                what is drawn, and once it is in the cache it needs no network.
+
+        Raises ValueError, in one line, if there is none, if it is another VAE, or if the files do
+        not fit together.
         """
-        path = store.locate(folder)
-        config = store.read_config(path)
-        known = {"format", "stack", "codec", "class_names", "sampling", "label_dropout", "run"}
-        if unknown := config.keys() - known:
-            raise ValueError(f"{path / store.CONFIG}: unknown key {min(unknown)!r}")
-        names = config.get("class_names", [])
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise ValueError(f"{path / store.CONFIG}: class_names must be a list of texts")
-        dropout = config.get("label_dropout", 0.0)
-        if not isinstance(dropout, int | float) or not 0 <= dropout <= 1:
-            raise ValueError(f"{path / store.CONFIG}: label_dropout must be a number from 0 to 1")
-        pipe = cls(
-            LegoStack.from_pretrained(path, weights),
-            codec_from_dict(config["codec"]) if "codec" in config else None,
-            names,
-            store.build(Sampling, "sampling", config.get("sampling", {})),
-            dropout,
-            config.get("run"),
-            read_curves(path),
-        )
-        if vae is not None:
-            if not isinstance(pipe.codec, LatentCodec):
-                raise ValueError(f"{folder} is a model of pixels; leave out the VAE {vae}")
-            pipe.codec.attach(vae)
+        path, parts = folders.read(folder, weights, revision, vae)
+        pipe = cls(**parts)
+        pipe.folder = path
         return pipe.to(device)
+
+    def push_to_hub(
+        self,
+        hub_id: str,
+        *,
+        private: bool = True,
+        commit_message: str | None = None,
+        revision: str | None = None,
+        license: str | None = None,
+        samples: Samples | None = None,
+    ) -> Pushed:
+        """Uploads weights, configuration, plans and a model card, as one commit.
+
+        A repository that is not there is made, ``private`` or not; so is the branch ``revision``.
+        ``license`` is named as the Hub does: "apache-2.0". The card shows ``samples``, by default
+        16 images that are drawn now. Returns the commit and its URL. Raises ValueError, in one
+        line, if the Hub refuses.
+        """
+        from legodiff.publishing import push  # which in turn needs what this file defines
+
+        return push(self, hub_id, private, commit_message, revision, license, samples)
 
     def check_guidance(self, guidance: float) -> None:
         """Raises ValueError if the model cannot be guided by classes."""
-        if guidance != 1 and not self.stack.spec.classes:
-            raise ValueError("guidance needs classes, and this model was trained without any")
-        if guidance != 1 and not self.label_dropout:
-            raise ValueError(
-                "guidance needs a model trained with label dropout, and this one was not; "
-                "use guidance=1"
-            )
+        check_guidance(guidance, self.stack.spec.classes, self.label_dropout)
 
     def canvas(self, size: tuple[int, int] | None) -> tuple[int, int]:
         """The canvas of the model for a picture of (height, width) pixels, checked.
@@ -408,32 +323,8 @@ class LegoPipeline:
 
         Raises ValueError if that was for other weights.
         """
-        found = next((curve for curve in self.curves if curve.full.method == full), None)
-        if found is not None and found.model != self.fingerprint:
-            raise ValueError(
-                f"the plans are for the model {found.model}, and this is {self.fingerprint}; "
-                "run legodiff plan again"
-            )
-        return found
+        return curve_of(self.curves, full, self.fingerprint) if self.curves else None
 
     def predicted(self, method: Method) -> Point | None:
         """What ``legodiff plan`` found of a method, if it did."""
-        curves = [curve for curve in self.curves if curve.model == self.fingerprint]
-        points = (point for curve in curves for point in curve.points)
-        return next((point for point in points if point.method == method), None)
-
-
-def finite(drawn: Tensor) -> Tensor:
-    """The same. Raises ValueError if there is a NaN or an infinity in it."""
-    if not drawn.isfinite().all():
-        raise ValueError("the model drew values that are not finite; is it broken?")
-    return drawn
-
-
-def _images_done(
-    report: Callable[[float], None] | None, start: int, count: int, steps: int
-) -> Callable[[int, Tensor], None] | None:
-    """A sampler's step callback that reports images done, from one that wants their number."""
-    if report is None:
-        return None
-    return lambda step, _: report(start + count * step / steps)
+        return point_of(self.curves, method, self.fingerprint) if self.curves else None

@@ -20,9 +20,10 @@ from legodiff.budgets import clock
 from legodiff.diffusion import Denoise
 from legodiff.diffusion.planner import Choice, Found, Step, influences, trade_off
 from legodiff.diffusion.skipping import SkipPlan
+from legodiff.drawing import finite
 from legodiff.model.cost import subset_flops
 from legodiff.model.stack import LegoStack
-from legodiff.pipeline import LegoPipeline, finite
+from legodiff.pipeline import LegoPipeline
 from legodiff.plans import Curve, Point
 from legodiff.sampling import Method
 

@@ -13,8 +13,6 @@ from typing import Any
 from legodiff import store
 from legodiff.sampling import Method
 
-FILE = "plans.json"
-
 
 @dataclass(frozen=True)
 class Point:
@@ -105,6 +103,63 @@ class Curve:
         return store.build(cls, "plans", {**values, "full": point(values["full"]), **lists})
 
 
+def lines(curve: Curve) -> dict[str, list[tuple[float, float]]]:
+    """A curve and its rivals for a picture: (share of the full FLOPs, error) by name."""
+
+    def line(points: Sequence[Point]) -> list[tuple[float, float]]:
+        return sorted((point.flops / curve.full.flops, point.error) for point in points)
+
+    kinds = {
+        "fewer steps": "all bricks, fewer steps",
+        "other solver": "all bricks, DPM-Solver++(2M)",
+        "paper": "the paper's break point",
+    }
+    rivals = {
+        name: line([point for point in curve.rivals if point.kind == kind])
+        for kind, name in kinds.items()
+    }
+    planned = {"solver, steps and bricks planned together": line(curve.points)}
+    return planned | {name: points for name, points in rivals.items() if points}
+
+
+def table(curve: Curve) -> tuple[list[str], list[list[str]]]:
+    """A curve in words: the headings, and a row for each point."""
+    guidance = curve.full.method.guidance != 1
+    names = ["FLOPs", "ms", "error", "solver", "steps", "bricks from high noise to low"]
+    rows = []
+    for point in curve.points:
+        method, (low, high) = point.method, point.method.interval
+        bands = reversed(method.plan.bands)
+        row = [
+            f"{point.flops / curve.full.flops:.0%}",
+            "" if point.milliseconds is None else f"{point.milliseconds:.3g}",
+            f"{point.error:.2g}",
+            method.sampler,
+            str(method.steps),
+            " ".join("+".join(map(str, bricks)) for _, bricks in bands),
+        ]
+        guided = "no" if method.guidance == 1 else f"{low:.3g} to {high:.3g}"
+        rows.append([*row, guided] if guidance else row)
+    return [*names, "guided"] if guidance else names, rows
+
+
+def curve_of(curves: Sequence[Curve], full: Method, model: str) -> Curve | None:
+    """The curve of a full method, if there is one. Raises ValueError if it is of another model."""
+    found = next((curve for curve in curves if curve.full.method == full), None)
+    if found is not None and found.model != model:
+        raise ValueError(
+            f"the plans are for the model {found.model}, and this is {model}; "
+            "run legodiff plan again"
+        )
+    return found
+
+
+def point_of(curves: Sequence[Curve], method: Method, model: str) -> Point | None:
+    """What is known of a method of this model, if anything is."""
+    points = (point for curve in curves if curve.model == model for point in curve.points)
+    return next((point for point in points if point.method == method), None)
+
+
 def parse_milliseconds(text: str) -> float:
     """ "50ms" or "1.5s" in milliseconds. Raises ValueError for anything else."""
     found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)(ms|s)", text.strip())
@@ -116,15 +171,15 @@ def parse_milliseconds(text: str) -> float:
 def write_curves(folder: Path, curves: Sequence[Curve]) -> None:
     """Writes ``plans.json`` into a model folder."""
     text = json.dumps({"curves": [curve.to_dict() for curve in curves]}, indent=1)
-    store.write_atomically(folder / FILE, text.encode())
+    store.write_atomically(folder / store.PLANS, text.encode())
 
 
 def read_curves(folder: Path) -> tuple[Curve, ...]:
     """The curves of a model folder; none if nothing was planned. Raises ValueError."""
-    path = folder / FILE
+    path = folder / store.PLANS
     if not path.is_file():
         return ()
     try:
-        return tuple(map(Curve.from_dict, json.loads(path.read_text())["curves"]))
+        return tuple(map(Curve.from_dict, store.read_json(path)["curves"]))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} cannot be read ({error}); run legodiff plan {folder}") from error

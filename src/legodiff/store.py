@@ -5,21 +5,24 @@ network is); a pipeline adds "codec", "class_names" and the like, a run adds "ru
 pipeline, and both can be opened as a bare stack. Nothing read here can execute anything.
 """
 
+import hashlib
 import json
 import os
-import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from legodiff import hub
+
 WEIGHTS, RAW, CONFIG = "model.safetensors", "raw.safetensors", "config.json"
+PLANS = "plans.json"
 KINDS = {"ema": WEIGHTS, "raw": RAW}
 """Files of the average of the weights, and of the weights as they are."""
 FORMAT = "legodiff-1"
@@ -101,6 +104,43 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} is not a whole safetensors file ({error})") from error
 
 
+def read_about(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file. Raises ValueError if it is none."""
+    file: Any
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return dict(file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} is not a whole safetensors file ({error})") from error
+
+
+def weights_file(kind: str) -> str:
+    """The file of "ema" or "raw" weights. Raises ValueError for others."""
+    if kind not in KINDS:
+        raise ValueError(f"weights is {kind!r}; choose from {', '.join(KINDS)}")
+    return KINDS[kind]
+
+
+def sha256(*paths: Path) -> str:
+    """Of the files one after the other; of a single file, the one that the Hub shows."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def read_json(path: Path) -> Any:
+    """Raises ValueError if a file is not JSON, or too large to be meant."""
+    if (size := path.stat().st_size) > hub.LARGEST_JSON:
+        raise ValueError(f"{path} is too large to be meant ({size / 1e6:,.0f} MB)")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON ({error})") from error
+
+
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
     """Writes ``config.json``, whole or not at all."""
     text = json.dumps({"format": FORMAT, **config}, indent=2, ensure_ascii=False, allow_nan=False)
@@ -112,31 +152,45 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
         raise ValueError(f"{folder} holds no {CONFIG}; is it a model or run folder?")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON ({error})") from error
+    config = read_json(path)
     found = config.get("format") if isinstance(config, dict) else None
     if found != FORMAT or "stack" not in config:
         raise ValueError(f'{path} has format {found!r}; this version reads "{FORMAT}"')
     return dict(config)
 
 
-def locate(folder_or_hub_id: str | os.PathLike[str]) -> Path:
+def locate(
+    folder_or_hub_id: str | os.PathLike[str],
+    revision: str | None = None,
+    needed: Sequence[str] = (CONFIG, WEIGHTS),
+    wanted: Sequence[str] = (PLANS,),
+) -> Path:
     """A local folder as it is, or a Hugging Face Hub id downloaded to the cache.
 
-    Only ``*.safetensors`` and ``*.json`` are ever fetched. Raises ValueError if neither exists.
-    """
-    folder = Path(folder_or_hub_id)
-    if folder.is_dir():
-        return folder
-    name = str(folder_or_hub_id)
-    if folder.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise ValueError(f"{name} is neither a folder nor a Hub id of the form owner/name")
-    from huggingface_hub import snapshot_download  # imported here: slow, and rarely needed
+    Args:
+        folder_or_hub_id: a folder, owner/name, or owner/name@revision.
+        revision: branch, tag or commit of a Hub id, unless it is named there.
+        needed: files that are fetched, and must be there.
+        wanted: patterns of files that are fetched if they are there.
 
-    try:
-        return Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.json"]))
-    except Exception as error:  # the Hub client raises many kinds; the user needs one line
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise ValueError(f"no folder {name}, and the Hub did not give it: {reason}") from error
+    Only safetensors and JSON are ever fetched. Raises ValueError, in one line, if there is neither.
+    """
+    return find(folder_or_hub_id, revision, needed, wanted)[0]
+
+
+def find(
+    folder_or_hub_id: str | os.PathLike[str],
+    revision: str | None = None,
+    needed: Sequence[str] = (CONFIG, WEIGHTS),
+    wanted: Sequence[str] = (PLANS,),
+) -> tuple[Path, hub.Snapshot | None]:
+    """As ``locate``, and the snapshot if it came from the Hub."""
+    folder, name = Path(folder_or_hub_id), str(folder_or_hub_id)
+    if folder.is_dir():
+        if revision is not None:
+            raise ValueError(f"{name} is a folder; a revision is for Hub ids, leave out {revision}")
+        return folder, None
+    if folder.exists():
+        raise ValueError(f"{name} is neither a folder nor a Hub id of the form owner/name")
+    snapshot = hub.fetch(name, revision, needed, wanted)
+    return snapshot.folder, snapshot

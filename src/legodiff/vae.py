@@ -1,8 +1,6 @@
 """A pretrained autoencoder (VAE), opened from safetensors only; a hash of its weights names it."""
 
-import hashlib
 import importlib
-import json
 import os
 import re
 from collections.abc import Callable
@@ -14,11 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from legodiff import store
 from legodiff.store import CONFIG
 from legodiff.vae_tiles import decode_in_tiles
 
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model-*.safetensors")
 INDEX = "diffusion_pytorch_model.safetensors.index.json"  # where there are several
+FETCHED = tuple(place + file for place in ("", "vae/") for file in (CONFIG, INDEX, *WEIGHTS))
 LARGE = 2**20  # pixels of a picture that is decoded in tiles
 PRECISIONS: dict[str, Callable[[str], AbstractContextManager[Any]]] = {
     "float32": lambda device: nullcontext(),
@@ -41,7 +41,7 @@ class VaeSpec:
     """The VAE's own ``scaling_factor``: (z - shift) * scale has a deviation of about 1."""
     shift: float = 0.0
     name: str | None = field(default=None, compare=False)
-    """Folder or Hub id; None for a VAE that is not known."""
+    """Folder, or Hub id and commit; None for a VAE that is not known."""
     sha256: str | None = None
     """Of the weights; None for a VAE that is not known."""
 
@@ -121,7 +121,7 @@ def open_vae(folder_or_hub_id: str | os.PathLike[str]) -> Vae:
         scale=config.scaling_factor,
         shift=config.shift_factor or 0.0,
         name=name,
-        sha256=_sha256(files),
+        sha256=store.sha256(*files),
     )
     return Vae(spec, network, config.in_channels)
 
@@ -142,42 +142,23 @@ def check_same(made: VaeSpec, given: VaeSpec) -> None:
 
 
 def _find(folder_or_hub_id: str | os.PathLike[str]) -> tuple[Path, str]:
-    """The folder of a VAE, and the name to remember it by."""
-    folder, name = Path(folder_or_hub_id), str(folder_or_hub_id)
-    if folder.is_dir():
-        name = str(folder.resolve())
-    elif folder.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise ValueError(f"VAE: {name} is neither a folder nor a Hub id of the form owner/name")
-    else:
-        folder = _from_hub(name)
+    """The folder of a VAE, and the name to remember it by: of the Hub, with its commit."""
+    try:
+        folder, snapshot = store.find(folder_or_hub_id, needed=(), wanted=FETCHED)
+    except ValueError as error:
+        raise ValueError(f"VAE: {error}") from error
+    name = f"{snapshot.repo}@{snapshot.commit}" if snapshot else str(folder.resolve())
     return (folder if (folder / CONFIG).is_file() else folder / "vae"), name
-
-
-def _from_hub(name: str) -> Path:
-    """The snapshot of a Hub id: what is in the cache, else downloaded."""
-    from huggingface_hub import snapshot_download  # imported here: slow, and rarely needed
-
-    files = [CONFIG, INDEX, *WEIGHTS]
-    patterns = [*files, *(f"vae/{file}" for file in files)]
-    for cached in (True, False):
-        try:
-            folder = Path(snapshot_download(name, allow_patterns=patterns, local_files_only=cached))
-        except Exception as error:  # the Hub client raises many kinds; the user needs one line
-            reason = str(error).strip().split("\n")[0] or repr(error)
-            continue
-        if not cached or any((folder / part / CONFIG).is_file() for part in ("", "vae")):
-            return folder
-    raise ValueError(f"VAE: no folder {name}, and the Hub did not give it: {reason}")
 
 
 def _check(folder: Path) -> list[Path]:
     """The weights files, after a look at what the folder claims to be."""
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = store.read_json(folder / CONFIG)
     except OSError as error:
         raise ValueError(f"VAE: {folder} holds no {CONFIG}; is it the folder of a VAE?") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"VAE: {folder / CONFIG} is not JSON ({error})") from error
+    except ValueError as error:
+        raise ValueError(f"VAE: {error}") from error
     found = config.get("_class_name") if isinstance(config, dict) else None
     if found != "AutoencoderKL":
         raise ValueError(f"VAE: {folder} holds a model of class {found!r}, not an AutoencoderKL")
@@ -216,16 +197,6 @@ def _load(folder: Path) -> Any:
                 f"{kind.replace('_', ' ')} {', '.join(map(str, sorted(told[kind])[:3]))}"
             )
     return network.float().eval().requires_grad_(False)
-
-
-def _sha256(files: list[Path]) -> str:
-    """Of the files one after the other; of a single file, the one that the Hub shows."""
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def _is_number(value: Any) -> bool:

@@ -14,6 +14,7 @@ from legodiff.cli.evaluate import app as evaluate
 from legodiff.cli.import_ import import_
 from legodiff.cli.info import info
 from legodiff.cli.plan import plan
+from legodiff.cli.push import push
 from legodiff.cli.reproduce import reproduce
 from legodiff.cli.sample import sample
 from legodiff.cli.train import train
@@ -44,8 +45,10 @@ app.command(
     "import", epilog="Example:  legodiff import LEGO-L-PG-64.pkl models/lego-l --model lego_L_PG_64"
 )(import_)
 app.command(
-    epilog="Example:  legodiff reproduce table4   or   legodiff reproduce table1 --scale paper"
+    epilog="Examples:  legodiff reproduce table4 --seeds 0-2\n\n"
+    "legodiff reproduce table1 --scale paper"
 )(reproduce)
+app.command(epilog="Example:  legodiff push runs/demo owner/name --license apache-2.0")(push)
 app.add_typer(data, name="data")
 app.add_typer(evaluate, name="evaluate")
 

@@ -20,6 +20,7 @@ from legodiff.cli.common import (
     check_place,
     choose_device,
     full_method,
+    open_pipeline,
     parse_budget,
     parse_labels,
     parse_size,
@@ -29,7 +30,8 @@ from legodiff.cli.common import (
 
 if TYPE_CHECKING:
     from legodiff.diffusion.canvas import Regions
-    from legodiff.pipeline import LegoPipeline, Samples
+    from legodiff.drawing import Samples
+    from legodiff.pipeline import LegoPipeline
 
 WRAPS = {"none": (False, False), "x": (False, True), "y": (True, False), "both": (True, True)}
 
@@ -92,7 +94,6 @@ def canvas(
     """
     from legodiff import __version__
     from legodiff.pictures import save_png
-    from legodiff.pipeline import LegoPipeline
 
     wanted = parse_size(size) or (0, 0)
     _check(out, wanted, overwrite)
@@ -100,7 +101,7 @@ def canvas(
         raise ValueError(f"--wrap {wrap}: choose from {', '.join(WRAPS)}")
     if stride is not None and margin is not None:
         raise ValueError("give --stride or --margin, not both")
-    pipe = LegoPipeline.from_pretrained(run, choose_device(device), vae, weights)
+    pipe = open_pipeline(run, choose_device(device), vae, weights)
     if compiled:
         pipe.compile()
     full = full_method(

@@ -112,6 +112,31 @@ def say(text: str) -> None:
     console.print(text, soft_wrap=True, markup=False, highlight=False)
 
 
+def open_pipeline(
+    run: str,
+    device: "torch.device",
+    vae: str | None = None,
+    weights: str = "ema",
+    tell: Callable[[str], None] = say,
+) -> "LegoPipeline":
+    """The pipeline of a folder or Hub id; of one that is not pinned it tells the commit."""
+    from legodiff.pipeline import LegoPipeline
+
+    pipe = LegoPipeline.from_pretrained(run, device, vae, weights)
+    if pipe.origin is not None and not Path(run).is_dir():
+        tell_commit(run, pipe.origin.repo, pipe.origin.commit, tell)
+    return pipe
+
+
+def tell_commit(name: str, repo: str, commit: str, tell: Callable[[str], None] = say) -> None:
+    """Says which commit a name of the Hub means today, unless the name says it."""
+    if not name.endswith(commit):
+        tell(
+            f"{name} is at commit {commit}; to pin it, write {repo}@{commit}, or "
+            f'from_pretrained("{repo}", revision="{commit}")'
+        )
+
+
 def nothing(*_: object) -> None:
     """What a process shows that does not speak for all."""
 

@@ -28,6 +28,7 @@ from legodiff.cli.common import (
     console,
     full_method,
     nothing,
+    open_pipeline,
     parse_labels,
     parse_size,
     progress,
@@ -118,13 +119,13 @@ def images(
     """
     from legodiff.evaluate.evaluation import evaluate
     from legodiff.evaluate.images import drawn_images, open_images
-    from legodiff.pipeline import LegoPipeline
     from legodiff.train.distributed import joined
 
     with joined(choose_device(device)) as world:
         pipe = None
         if is_model(what):
-            pipe = LegoPipeline.from_pretrained(what, world.device, vae, weights)
+            tell = say if world.leads else nothing
+            pipe = open_pipeline(what, world.device, vae, weights, tell)
             full = full_method(
                 len(pipe.stack.bricks),
                 *(steps, sampler, guidance, guidance_interval, self_guidance, option),
@@ -193,7 +194,8 @@ def is_model(what: str) -> bool:
     path = Path(what)
     if path.is_dir():
         return (path / CONFIG).is_file()
-    return what.count("/") == 1 and not path.exists() and not path.suffix
+    name = what.partition("@")[0]
+    return name.count("/") == 1 and not path.exists() and not Path(name).suffix
 
 
 @contextmanager

@@ -5,7 +5,10 @@ from typing import Annotated
 
 import typer
 
-from legodiff.cli.common import VaeOption, check_place, say
+from legodiff.cli.common import VaeOption, check_place, say, tell_commit
+
+FILES = (".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin", ".npz", ".safetensors", ".zip")
+"""Endings that no name on the Hub has."""
 
 
 def import_(
@@ -36,15 +39,17 @@ def import_(
     the first brick of one, on which others can be trained. Nothing in a file is run: pickles pass
     through a reader that only knows tensors and names. The folder holds safetensors and JSON.
     """
-    from legodiff import store
+    from legodiff import hub, store
     from legodiff.interop.importing import import_model
     from legodiff.vae import open_vae
 
     if (out / store.CONFIG).exists() and not overwrite:
         raise ValueError(f"{out} holds a model already; choose another folder, or --overwrite")
     path = Path(file)
-    if not path.exists() and path.suffix == "" and file.count("/") == 1:
-        path = store.locate(file)
+    if not path.exists() and path.suffix not in FILES and file.count("/") == 1:
+        path, snapshot = store.find(file, needed=(), wanted=[f"*{end}" for end in hub.FETCHED])
+        if snapshot is not None:
+            tell_commit(file, snapshot.repo, snapshot.commit)
     check_place(out, path.stat().st_size if path.is_file() else 0)
     spec = None if vae is None else open_vae(vae).spec
     pipe, what = import_model(path, model, heads, spec, condition)

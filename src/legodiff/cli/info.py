@@ -1,12 +1,15 @@
 """``legodiff info``"""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from legodiff.cli.common import console, parse_size, say
+from legodiff.cli.common import console, parse_size, say, tell_commit
+
+if TYPE_CHECKING:
+    from legodiff.model.spec import StackSpec
 
 
 def info(
@@ -16,16 +19,10 @@ def info(
     ] = None,
 ) -> None:
     """Print the bricks of a model, their parameters and what each costs."""
-    from legodiff import store
     from legodiff.model.cost import brick_flops, brick_parameters, shared_flops
-    from legodiff.model.presets import PRESETS
-    from legodiff.model.spec import ForeignSpec, StackSpec
-    from legodiff.plans import read_curves
+    from legodiff.model.spec import ForeignSpec
 
-    if run in PRESETS and not Path(run).is_dir():
-        spec = PRESETS[run]
-    else:
-        spec = StackSpec.from_dict(store.read_config(store.locate(run))["stack"])
+    spec, folder = _open(run)
     canvas = parse_size(size) or spec.image_size
     spec.check_canvas(canvas)
     flops, parameters = brick_flops(spec, canvas), brick_parameters(spec)
@@ -64,7 +61,34 @@ def info(
     )
     if foreign:
         say(foreign)
-    for curve in [] if run in PRESETS else read_curves(store.locate(run)):
+    if folder is not None:
+        _about(folder)
+
+
+def _open(run: str) -> "tuple[StackSpec, Path | None]":
+    """What a preset is, or a model; of one on the Hub the weights are not fetched."""
+    from legodiff import store
+    from legodiff.model.presets import PRESETS
+    from legodiff.model.spec import StackSpec
+
+    if run in PRESETS and not Path(run).is_dir():
+        return PRESETS[run], None
+    folder, snapshot = store.find(run, needed=[store.CONFIG])
+    if snapshot is not None:
+        tell_commit(run, snapshot.repo, snapshot.commit)
+    return StackSpec.from_dict(store.read_config(folder)["stack"]), folder
+
+
+def _about(folder: Path) -> None:
+    """Prints where a model was downloaded, and the budgets that are planned for."""
+    from legodiff import store
+    from legodiff.hub import Origin
+    from legodiff.plans import read_curves
+
+    if values := store.read_config(folder).get("origin"):
+        origin = store.build(Origin, "origin", values)
+        say(f"downloaded from {origin}, sha256 {origin.sha256}")
+    for curve in read_curves(folder):
         method = curve.full.method
         least = curve.points[0].flops / curve.full.flops
         say(

@@ -25,6 +25,7 @@ from legodiff.cli.common import (
     chosen_method,
     full_method,
     nothing,
+    open_pipeline,
     parse_labels,
     parse_numbers,
     parse_size,
@@ -82,11 +83,11 @@ def sample(
     torchrun --nproc-per-node 8 -m -- legodiff sample ...
     """
     from legodiff import output
-    from legodiff.pipeline import LegoPipeline
     from legodiff.train.distributed import joined
 
     with joined(choose_device(device)) as world:
-        pipe = LegoPipeline.from_pretrained(run, world.device, vae, weights)
+        tell = say if world.leads else nothing
+        pipe = open_pipeline(run, world.device, vae, weights, tell)
         if compiled:
             pipe.compile()
         chosen = parse_labels(labels, pipe)

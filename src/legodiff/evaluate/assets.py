@@ -4,7 +4,6 @@ A measure has its name only with the very file that defined it, so every file fo
 Nothing is downloaded but a file of the Hub that was asked for.
 """
 
-import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -14,7 +13,9 @@ from pathlib import Path
 
 import torch
 
+from legodiff import store
 from legodiff.data.sources import cache_folder
+from legodiff.hub import fetch
 
 HEADS = "https://github.com/richzhang/PerceptualSimilarity/raw/master/lpips/weights/v0.1"
 
@@ -94,12 +95,12 @@ def find(asset: Asset, given: str | os.PathLike[str] | None = None) -> Found:
     """
     if given is not None:
         path = _given(given)
-        sha256 = sha256_of(path)
+        sha256 = store.sha256(path)
         return Found(path, sha256, sha256 == asset.sha256)
     for path in _places(asset):
         if not path.is_file():
             continue
-        if (sha256 := sha256_of(path)) != asset.sha256:
+        if (sha256 := store.sha256(path)) != asset.sha256:
             raise ValueError(
                 f"{path} is not {asset.name}: its sha256 is {sha256}, not {asset.sha256}; is it "
                 "damaged? Remove it, or name it as the file to use"
@@ -115,24 +116,15 @@ def _given(given: str | os.PathLike[str]) -> Path:
     path, name = Path(given), str(given)
     if path.is_file():
         return path
-    if path.exists() or not (parts := re.fullmatch(r"([\w.-]+/[\w.-]+)/(.+\.safetensors)", name)):
+    if path.exists() or not (parts := re.fullmatch(r"([\w.-]+/[\w.@-]+)/(.+\.safetensors)", name)):
         raise ValueError(f"{name} is neither a file nor one of the Hub, owner/name/x.safetensors")
-    from huggingface_hub import hf_hub_download  # imported here: slow, and rarely needed
-
-    for cached in (True, False):
-        try:
-            return Path(hf_hub_download(parts[1], parts[2], local_files_only=cached))
-        except Exception as error:  # the Hub client raises many kinds; the user needs one line
-            reason = str(error).strip().split("\n")[0] or repr(error)
-    raise ValueError(f"no file {name}, and the Hub did not give it: {reason}")
+    return fetch(parts[1], None, [parts[2]]).folder / parts[2]
 
 
 def _folders() -> list[Path]:
     """Where files are looked for; the first is where to put them."""
     chosen = os.environ.get("LEGODIFF_ASSETS")
-    hub = (
-        Path(torch.hub.get_dir()) / "checkpoints"
-    )  # torchvision's, pytorch-fid's, torch-fidelity's
+    hub = Path(torch.hub.get_dir()) / "checkpoints"  # where pytorch-fid and torchvision keep theirs
     return [*([Path(chosen)] if chosen else []), cache_folder(), hub]
 
 
@@ -144,9 +136,3 @@ def _places(asset: Asset) -> Iterator[Path]:
         yield from (
             Path(home) / inside for home in (spec and spec.submodule_search_locations) or ()
         )
-
-
-def sha256_of(path: Path) -> str:
-    """Of a file, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

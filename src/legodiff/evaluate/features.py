@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from legodiff.evaluate.assets import INCEPTION, find, sha256_of
+from legodiff.evaluate.assets import INCEPTION, find
 from legodiff.evaluate.inception import Inception
 from legodiff.interop.files import read_weights
-from legodiff.store import locate
+from legodiff.store import locate, sha256
 
 INCEPTION_NAME, DIGITS, DINO, POOLED = "inception", "digits", "dinov2", "pooled"
 SCRIPTS = (".pt", ".ts", ".torchscript")
@@ -156,7 +156,7 @@ def _dino(folder_or_hub_id: str, device: torch.device) -> FeatureNetwork:
         raise ValueError(
             "DINOv2 needs transformers, which is not installed; run: pip install 'legodiff[eval]'"
         ) from error
-    folder = locate(folder_or_hub_id)
+    folder = locate(folder_or_hub_id, needed=("config.json", "model.safetensors"), wanted=())
     weights = folder / "model.safetensors"
     if not weights.is_file():
         raise ValueError(f"{folder} holds no {weights.name}; name a folder or Hub id of a DINOv2")
@@ -184,7 +184,7 @@ def _dino(folder_or_hub_id: str, device: torch.device) -> FeatureNetwork:
         return Features(network((pixels / 255 - mean) / std).pooler_output)
 
     size = network.config.hidden_size
-    return FeatureNetwork(f"DINOv2-{size}", sha256_of(weights), run)
+    return FeatureNetwork(f"DINOv2-{size}", sha256(weights), run)
 
 
 def _script(path: Path, device: torch.device) -> FeatureNetwork:
@@ -202,4 +202,4 @@ def _script(path: Path, device: torch.device) -> FeatureNetwork:
             raise ValueError(f"{path} gave no features (B, D) for {len(images)} images")
         return Features(found.flatten(1).float())
 
-    return FeatureNetwork(path.stem, sha256_of(path), run)
+    return FeatureNetwork(path.stem, sha256(path), run)

@@ -143,23 +143,27 @@ class LegoStack(nn.Module):
         store.write_config(Path(folder), {"stack": self.spec.to_dict()})
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str], weights: str = "ema") -> "LegoStack":
+    def from_pretrained(
+        cls,
+        folder: str | os.PathLike[str],
+        weights: str = "ema",
+        revision: str | None = None,
+    ) -> "LegoStack":
         """Reads the stack of a model folder, a pipeline, a run or a Hub id, in eval mode.
 
-        ``weights``: "ema", the average that a run is judged by, or "raw", the last ones. Raises
-        ValueError if the weights do not fit the configuration in every name and shape.
+        ``weights``: "ema", the average that a run is judged by, or "raw", the last ones.
+        ``revision``: branch, tag or commit of a Hub id. Raises ValueError if the weights do not fit
+        the configuration in every name and shape.
         """
-        path = store.locate(folder)
+        file = store.weights_file(weights)
+        path = store.locate(folder, revision, (store.CONFIG, file))
         spec = StackSpec.from_dict(store.read_config(path)["stack"])
         foreign = any(isinstance(brick, ForeignSpec) for brick in spec.bricks)
         # Nothing is allocated before the file is known to fit; but networks of others may compute
         # what is not in it as they are built.
         with torch.device("cpu" if foreign else "meta"):
             stack = cls(spec)
-        if weights not in store.KINDS:
-            raise ValueError(f"weights is {weights!r}; choose from {', '.join(store.KINDS)}")
-        file = path / store.KINDS[weights]
-        stack.load_weights(store.read_weights(file), str(file))
+        stack.load_weights(store.read_weights(path / file), str(path / file))
         return stack.eval()
 
     def check_saved(self) -> None:

@@ -41,7 +41,8 @@ def open_inputs(config: RunConfig, run: Path | None, world: World) -> tuple[Imag
             check_same(codec.vae, data.vae)
     elif config.train.init is not None and isinstance(spec.bricks[0], ForeignSpec):
         # What the base was trained on is what it must be given.
-        codec = codec_from_dict(store.read_config(store.locate(config.train.init))["codec"])
+        base = store.locate(config.train.init, needed=[store.CONFIG])
+        codec = codec_from_dict(store.read_config(base)["codec"])
     else:
         fitted = fit_codec(data, spec.sigma_data).to_dict() if world.leads else None
         codec = codec_from_dict(world.share(fitted))
