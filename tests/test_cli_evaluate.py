@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import judges
+from PIL import Image
+from safetensors.torch import save_file
 
 from legodiff import LegoPipeline
 from legodiff.evaluate import digits
+from legodiff.evaluate.lpips import AlexNet
 
 FAST = ("--steps", 2, "--batch", 40, "--samples", 80)
 
@@ -119,3 +122,39 @@ def test_help_shows_the_options_of_measuring(call):
         assert code == 0
         assert "--features" in out
         assert "Example" in out
+
+
+def test_canvases_are_compared_crop_by_crop(call, tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    (tmp_path / "wide").mkdir()
+    for number in range(2):
+        pixels = rng.integers(0, 256, (64, 96, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "wide" / f"{number}.png")
+    words = ("evaluate", "canvas", tmp_path / "wide", "--reference", "photographs", "--size", 32)
+    code, out, err = call(*words, "--real", 5, "--net", "plain")
+    assert code == 0, err
+    found = metrics(tmp_path / "wide-metrics")
+    assert found[0]["name"] == "PD-gradients-grid-32(nearest of 5)"
+    assert found[0]["images"] == {"path": "wide", "canvases": 2, "crops": 12}
+    assert found[1]["value"] > found[0]["value"] > 0
+    assert "PD-gradients-random-32" in out
+
+    torch.manual_seed(0)
+    tensors = {f"features.{k}": v for k, v in AlexNet().features.state_dict().items()}
+    save_file(tensors, tmp_path / "mine.safetensors")
+    code, _, err = call(*words, "--real", 5, "--trunk", tmp_path / "mine.safetensors")
+    assert code == 0, err  # LPIPS' heads come with torchmetrics
+    names = [one["name"] for one in metrics(tmp_path / "wide-metrics")]
+    assert "PD-mine-grid-32(nearest of 5)" in names  # not LPIPS: other weights
+    assert "PD-gradients-grid-32(nearest of 5)" in names  # is kept
+
+    for name in ("LEGODIFF_ASSETS", "LEGODIFF_CACHE", "TORCH_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    for more, message in (
+        ((), "torchvision's AlexNet is missing: put https://"),
+        (("--net", "squeeze"), "unknown network 'squeeze'"),
+        (("--net", "plain", "--size", "128"), "has no crop of 128x128"),
+    ):
+        code, _, err = call(*words, *more)
+        assert (code, err.count("\n")) == (2, 1)
+        assert message in err

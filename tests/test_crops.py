@@ -1,8 +1,14 @@
 import pytest
 import torch
 
-from legodiff.evaluate.crops import CropDistances, canvas_distances, grid_crops, random_crops
-from legodiff.evaluate.lpips import Perceptual, as_floats
+from legodiff.evaluate.crops import (
+    CropDistances,
+    canvas_distances,
+    compare,
+    grid_crops,
+    random_crops,
+)
+from legodiff.evaluate.lpips import Perceptual, as_floats, gradients
 
 ONE_LINE = r"^[^\n]*{}[^\n]*$"
 
@@ -127,3 +133,29 @@ def test_images_that_cannot_be_compared_are_one_line(crops, reference, distance)
         ValueError, match=ONE_LINE.format("must be of one size, and at least one each")
     ):
         canvas_distances(distance, pixels(*crops), pixels(*reference))
+
+
+def test_a_cell_of_the_table_says_what_it_is_of():
+    """Crops that are among the reference are 0 from their nearest; the rest is by hand."""
+    generator = torch.Generator().manual_seed(0)
+    canvases = [
+        torch.randint(0, 256, (3, 16, width), dtype=torch.uint8, generator=generator)
+        for width in (24, 19)
+    ]
+    crops = torch.cat([grid_crops(canvas, (8, 8)) for canvas in canvases])
+    plain = gradients()
+    cells = compare(plain, canvases, crops)
+    assert [cell.name for cell in cells] == [
+        f"PD-gradients-{way}-8({to} of 10)"
+        for way in ("grid", "random")
+        for to in ("nearest", "mean")
+    ]
+    assert {cell.crops for cell in cells} == {10}
+    assert cells[0].spread == pytest.approx((0, 0), abs=1e-6)
+    floats = as_floats(crops)
+    pairs = torch.stack([plain(floats, floats.roll(shift, 0)) for shift in range(10)])
+    assert cells[1].spread.mean == pytest.approx(float(pairs.mean()), rel=1e-5)
+    assert cells[2].spread.mean > 0.01
+    assert compare(plain, canvases, crops, seed=7)[2] != cells[2]
+    wide = compare(plain, canvases, torch.zeros(2, 3, 16, 8, dtype=torch.uint8))
+    assert wide[0].name == "PD-gradients-grid-16x8(nearest of 2)"

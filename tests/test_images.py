@@ -5,7 +5,7 @@ from PIL import Image
 
 from legodiff import LegoPipeline, SkipPlan
 from legodiff.data.digits import Digits
-from legodiff.evaluate.images import drawn_images, open_images
+from legodiff.evaluate.images import drawn_images, open_canvases, open_images
 from legodiff.sampling import Method
 
 RNG = np.random.default_rng(0)
@@ -86,3 +86,12 @@ def test_what_cannot_be_measured_is_one_line(tmp_path, folder):
         open_images(str(tmp_path / "latents"))
     with pytest.raises(ValueError, match=r"nowhere\.npz"):
         open_images(str(tmp_path / "nowhere.npz"))
+
+
+def test_canvases_may_have_any_size(folder):
+    Image.fromarray(PIXELS[0, :4, :, 0]).save(folder / "z.png")
+    found = open_canvases(str(folder))
+    assert [tuple(canvas.shape) for canvas in found] == [(3, 8, 12)] * 5 + [(3, 4, 12)]
+    assert torch.equal(found[0], torch.from_numpy(PIXELS[0]).movedim(-1, 0))
+    assert torch.equal(found[5][2], torch.from_numpy(PIXELS[0, :4, :, 0]))
+    assert torch.equal(open_canvases(str(folder / "3.png"))[0], found[3])

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from legodiff.evaluate import lpips
-from legodiff.evaluate.lpips import VGG16, AlexNet, Perceptual, as_floats, open_lpips
+from legodiff.evaluate.lpips import VGG16, AlexNet, Perceptual, as_floats, gradients, open_lpips
 
 ONE_LINE = r"^[^\n]*{}[^\n]*$"
 # What torchvision has of each, up to the last layer that LPIPS reads: convolutions as
@@ -279,3 +279,14 @@ def test_half_precision_in_a_file_is_single_in_memory(trunk, tmp_path):
     first, second = pairs(40, 40)
     assert {parameter.dtype for parameter in half.parameters()} == {torch.float32}
     assert torch.allclose(half(first, second), whole(first, second), rtol=1e-3)
+
+
+def test_the_plain_distance_sees_edges_and_colours():
+    plain, flat = gradients(), torch.zeros(1, 3, 16, 16)
+    edge = flat.clone()
+    edge[..., 8:] = 1
+    red = flat.clone()
+    red[:, 0] = 0.5
+    assert plain(flat, flat).item() == 0
+    assert 0 < plain(edge, edge.roll(1, -1)).item() < plain(edge, edge.transpose(2, 3)).item()
+    assert plain(flat, red).item() > 0.1

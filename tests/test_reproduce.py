@@ -203,13 +203,17 @@ def test_canvases_are_compared_crop_by_crop(run):
     more = {"perceptual": "gradients", "canvas": (32, 48), "canvases": 2, "sides": (16,), "real": 9}
     page, folder = run("canvases", replace(PICTURES, models=PICTURES.models[1:], more=more))
     found = rows(folder)
-    assert [(row["windows"], row["crops"], row["count"]) for row in found] == [
-        (way, crops, 12)
-        for way in ("stride 7, as the paper", "shifted")
-        for crops in ("grid 16", "random 16")
+    cells = [
+        f"PD-gradients-{way}-16({to} of 9)"
+        for way in ("grid", "random")
+        for to in ("nearest", "mean")
     ]
-    assert all(0 < row["nearest"] < row["mean"] for row in found)
-    assert "| PD-gradients |" in page
+    assert [(row["windows"], row["cell"]) for row in found] == [
+        (way, cell) for way in ("stride 7, as the paper", "shifted") for cell in cells
+    ]
+    assert {row["crops"] for row in found} == {12}
+    assert all(0 < near["mean"] < far["mean"] for near, far in zip(*[iter(found)] * 2, strict=True))
+    assert cells[0] in page
 
 
 def test_a_wide_canvas_says_what_it_costs(run):

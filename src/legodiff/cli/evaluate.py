@@ -37,6 +37,7 @@ from legodiff.cli.common import (
 
 if TYPE_CHECKING:
     from legodiff.evaluate.evaluation import Evaluation
+    from legodiff.evaluate.measure import Metric
     from legodiff.pipeline import LegoPipeline
     from legodiff.train.distributed import World
 
@@ -187,6 +188,49 @@ def stats(
             )
 
 
+@app.command(
+    epilog="Example:  legodiff evaluate canvas wide/ --reference photos/ --size 256 --out table7"
+)
+def canvas(
+    what: Annotated[str, typer.Argument(help="Canvases: a PNG, or a folder or archive of them.")],
+    reference: Annotated[str, typer.Option(help="Real images: whatever can be trained on.")],
+    size: Annotated[str, typer.Option("--size", help="HEIGHTxWIDTH of crops and real images.")],
+    real: Annotated[int, typer.Option(help="Real images, evenly spaced.", min=1)] = 1000,
+    net: Annotated[str, typer.Option(help="alex or vgg; plain needs no weights.")] = "alex",
+    trunk: Annotated[str | None, typer.Option(help="File of the network's weights.")] = None,
+    heads: Annotated[str | None, typer.Option(help="File of LPIPS' own weights.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the random crops.", min=0)] = 0,
+    out: Annotated[Path | None, typer.Option(help="Folder for metrics.json.")] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Compare crops of canvases with real images by LPIPS, as the paper's table 7.
+
+    Grid and random crops, each with the nearest real image and with all of them on average.
+    """
+    from legodiff.data.images import evenly_spaced
+    from legodiff.evaluate.crops import compare
+    from legodiff.evaluate.images import open_canvases, open_images
+    from legodiff.evaluate.lpips import gradients, open_lpips
+    from legodiff.evaluate.measure import Metric, add_records
+
+    place = out or _beside(what)
+    check_place(place, 2**20)
+    perceptual = gradients() if net == "plain" else open_lpips(net, trunk, heads)
+    canvases = open_canvases(what)
+    found = open_images(reference, parse_size(size), 3)
+    chosen = evenly_spaced(found.count, real)
+    cells = compare(perceptual.to(choose_device(device)), list(canvases), found.read(chosen), seed)
+    metrics = [Metric(cell.name, *cell.spread, "lower") for cell in cells]
+    protocol = {
+        "images": {"path": Path(what).name, "canvases": len(canvases), "crops": cells[0].crops},
+        "reference": found.about,
+        "features": {"name": perceptual.name, "sha256": [f.sha256 for f in perceptual.files]},
+    }
+    add_records(place / "metrics.json", metrics, protocol)
+    _table(metrics, perceptual.name)
+    say(f"In {place / 'metrics.json'}, with how it was measured.")
+
+
 def is_model(what: str) -> bool:
     """Whether it is a model and not a collection of images."""
     from legodiff.store import CONFIG
@@ -241,13 +285,17 @@ def _network(
 
 def _print(found: "Evaluation", place: Path) -> None:
     features = found.protocol["features"]
-    table = Table(title=f"features: {features['name']} ({features['sha256'][:12]})")
-    for name in ("metric", "value", "spread", "better"):
-        table.add_column(name, justify="left" if name in ("metric", "better") else "right")
-    for metric in found.metrics:
-        spread = "" if metric.spread is None else f"{metric.spread:.3g}"
-        table.add_row(metric.name, f"{metric.value:.5g}", spread, metric.better)
-    console.print(table)
+    _table(found.metrics, f"{features['name']} ({features['sha256'][:12]})")
     for note in found.notes:
         say(f"note: {note}")
     say(f"In {place / 'metrics.json'}, with how it was measured; pictures beside it.")
+
+
+def _table(metrics: "Sequence[Metric]", features: str) -> None:
+    table = Table(title=f"features: {features}")
+    for name in ("metric", "value", "spread", "better"):
+        table.add_column(name, justify="left" if name in ("metric", "better") else "right")
+    for metric in metrics:
+        spread = "" if metric.spread is None else f"{metric.spread:.3g}"
+        table.add_row(metric.name, f"{metric.value:.5g}", spread, metric.better)
+    console.print(table)

@@ -5,6 +5,7 @@ images are cut out and each is compared with those. The paper does not say with 
 it is the nearest one, and all of them on average.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -114,6 +115,45 @@ def canvas_distances(
     parts = [_distances(perceptual, some, reference, batch) for some in torch.split(crops, fitting)]
     nearest, number, mean = (torch.cat(values) for values in zip(*parts, strict=True))
     return CropDistances(nearest, number, mean)
+
+
+class Compared(NamedTuple):
+    """One cell of Table 7: crops of one kind and size against a data set."""
+
+    name: str
+    """Such as "LPIPS-alex-grid-256(nearest of 1000)"."""
+    crops: int
+    spread: Spread
+
+
+def compare(
+    perceptual: Perceptual, canvases: Sequence[Tensor], reference: Tensor, seed: int = 0
+) -> list[Compared]:
+    """Grid crops and as many random ones of canvases, each against the nearest and against all.
+
+    Args:
+        perceptual: the distance.
+        canvases: uint8 (C, H, W) each; crops have the size of the reference images.
+        reference: uint8 (M, C, h, w).
+        seed: draws the random crops; each canvas has its own from there on.
+
+    Raises ValueError for a canvas smaller than a reference image.
+    """
+    size = (reference.shape[2], reference.shape[3])
+    side = f"{size[0]}" if size[0] == size[1] else f"{size[0]}x{size[1]}"
+    grids = [grid_crops(canvas, size) for canvas in canvases]
+    randoms = [
+        random_crops(canvas, size, len(grid), seed + number)
+        for number, (canvas, grid) in enumerate(zip(canvases, grids, strict=True))
+    ]
+    found = []
+    for way, parts in (("grid", grids), ("random", randoms)):
+        crops = torch.cat(parts)
+        distances = canvas_distances(perceptual, crops, reference)
+        for to, spread in zip(("nearest of", "mean of"), distances.spreads(), strict=True):
+            name = f"{perceptual.name}-{way}-{side}({to} {len(reference)})"
+            found.append(Compared(name, len(crops), spread))
+    return found
 
 
 def _distances(

@@ -14,8 +14,8 @@ from torch import Tensor
 from legodiff.arrays import Rows
 from legodiff.data import ImageData, open_data
 from legodiff.data.detect import holds_latents, open_source
-from legodiff.data.images import Pictures, open_image
-from legodiff.data.sources import Files, Source
+from legodiff.data.images import Pictures, open_image, to_mode
+from legodiff.data.sources import Files, Source, is_image
 from legodiff.pipeline import LegoPipeline
 from legodiff.sampling import Method
 
@@ -67,6 +67,20 @@ def open_images(
     images = from_data(data, path)
     images.about["made"] = {k: v for k, v in _texts(first).items() if k not in OF_ONE}
     return images if size is not None else replace(images, read=_of_one_size(data, images.read))
+
+
+def open_canvases(path: str) -> list[Tensor]:
+    """Canvases of any size, uint8 (3, H, W): of a picture, or of a folder or archive of them.
+
+    Raises ValueError for anything else, and for none.
+    """
+    file = Path(path)
+    lone = file.is_file() and is_image(file.name)
+    source = _files(file.parent, [file.name]) if lone else open_source(path)
+    return [
+        torch.from_numpy(pixels(to_mode(open_image(source, index), 3, "white")).copy())
+        for index in range(len(source))
+    ]
 
 
 def from_data(data: ImageData, path: str) -> Images:
@@ -143,10 +157,12 @@ def _drawn_by_us(folder: Path) -> Source | None:
     if not folder.is_dir():
         return None
     names = sorted(path.name for path in folder.iterdir() if SAMPLE.fullmatch(path.name))
-    if not names:
-        return None
+    return _files(folder, names) if names else None
+
+
+def _files(folder: Path, names: Sequence[str]) -> Source:
     labels = np.zeros(len(names), np.int64)
-    return Source("samples", str(folder), names, labels, (), Files(folder, names))
+    return Source("files", str(folder), names, labels, (), Files(folder, names))
 
 
 def _of_one_size(

@@ -5,9 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from legodiff.data import open_data
-from legodiff.evaluate.crops import canvas_distances, grid_crops, random_crops
-from legodiff.evaluate.images import pixels
+from legodiff.codec import to_pil
+from legodiff.data.images import evenly_spaced
+from legodiff.evaluate.crops import compare
+from legodiff.evaluate.images import open_images, pixels
 from legodiff.evaluate.lpips import Perceptual, gradients, open_lpips
 from legodiff.pictures import save_png, table_of_images
 from legodiff.pipeline import LegoPipeline
@@ -33,7 +34,7 @@ def run(experiment: Experiment, setting: Setting) -> str:
                 write_rows(setting.out, rows)
                 if seed == setting.seeds[0]:
                     drawn.append((f"{model.name}, {way}", canvases[:2]))
-    pictures = [(name, [to_image(canvas) for canvas in some]) for name, some in drawn]
+    pictures = [(name, [to_pil(canvas[None])[0] for canvas in some]) for name, some in drawn]
     save_png(setting.out / "drawn.png", table_of_images(pictures, ["", ""], "The same seeds"))
     parts = [_table(experiment, rows), experiment.note, "![drawn](drawn.png)"]
     return write_page(setting.out, experiment.title, parts)
@@ -44,13 +45,6 @@ def distance(setting: Setting) -> Perceptual:
     if setting.scale.more["perceptual"] == "lpips":
         return open_lpips().to(setting.world.device)
     return gradients()
-
-
-def to_image(canvas: Tensor) -> Any:
-    """uint8 (C, H, W) as a PIL image."""
-    from legodiff.codec import to_pil
-
-    return to_pil(canvas[None])[0]
 
 
 def _draw(pipe: LegoPipeline, setting: Setting, words: dict[str, Any], what: str) -> list[Tensor]:
@@ -75,48 +69,26 @@ def _draw(pipe: LegoPipeline, setting: Setting, words: dict[str, Any], what: str
 def _compare(
     perceptual: Perceptual, canvases: list[Tensor], setting: Setting
 ) -> list[dict[str, Any]]:
-    """A row for each way and size of crops."""
-    rows, more = [], setting.scale.more
+    """A row for each cell of the table."""
+    more, rows = setting.scale.more, []
     for side in more["sides"]:
-        data = open_data(setting.scale.reference or setting.scale.data, side, 3)
-        real = torch.stack([torch.from_numpy(data.read(index)[0]) for index in range(more["real"])])
-        each = min(len(grid_crops(canvas, (side, side))) for canvas in canvases)
-        for way in ("grid", "random"):
-            crops = torch.cat(
-                [
-                    grid_crops(canvas, (side, side))
-                    if way == "grid"
-                    else random_crops(canvas, (side, side), each, seed)
-                    for seed, canvas in enumerate(canvases)
-                ]
-            )
-            nearest, mean = canvas_distances(perceptual, crops, real).spreads()
-            rows.append(
-                {
-                    "distance": perceptual.name,
-                    "crops": f"{way} {side}",
-                    "count": len(crops),
-                    "nearest": nearest.mean,
-                    "nearest std": nearest.std,
-                    "mean": mean.mean,
-                    "mean std": mean.std,
-                }
-            )
+        real = open_images(setting.scale.reference or setting.scale.data, (side, side), 3)
+        chosen = evenly_spaced(real.count, more["real"])
+        for cell in compare(perceptual, canvases, real.read(chosen)):
+            values = {"mean": cell.spread.mean, "std": cell.spread.std}
+            rows.append({"cell": cell.name, "crops": cell.crops, **values})
     return rows
 
 
 def _table(experiment: Experiment, rows: Rows) -> str:
-    kinds = list(dict.fromkeys(row["crops"] for row in rows))
-    head = [rows[0]["distance"], "windows", "to", *kinds, "the paper"]
+    cells = list(dict.fromkeys(row["cell"] for row in rows))
+    head = ["model", "windows", *cells, "the paper"]
     lines = []
     for (model, way), some in groups(rows, "model", "windows").items():
-        for to in ("nearest", "mean"):
-            cells = []
-            for kind in kinds:
-                own = [row for row in some if row["crops"] == kind]
-                means = sum(row[to] for row in own) / len(own)
-                stds = sum(row[f"{to} std"] for row in own) / len(own)
-                cells.append(f"{means:.3f} ± {stds:.3f}")
-            known = experiment.known(model) if to == "nearest" else ""
-            lines.append([model, way, to, *cells, known if way.endswith("paper") else ""])
+        line = [model, way]
+        for cell in cells:
+            own = [row for row in some if row["cell"] == cell]
+            mean, std = (sum(row[what] for row in own) / len(own) for what in ("mean", "std"))
+            line.append(f"{mean:.3f} ± {std:.3f}")
+        lines.append([*line, experiment.known(model) if way.endswith("paper") else ""])
     return table(head, lines)
