@@ -10,7 +10,7 @@ from legodiff.config import load_config
 from legodiff.evaluate import digits
 from legodiff.model.cost import subset_flops
 from legodiff.model.presets import preset
-from legodiff.reproduce import experiments, runs
+from legodiff.reproduce import convergence, experiments, runs
 from legodiff.reproduce.effort import PEAK, SHARE, efforts
 from legodiff.reproduce.experiment import Experiment, Model, Scale
 from legodiff.reproduce.models import bricks, on_digits, patch_bricks, refined, shared_out
@@ -147,7 +147,7 @@ def test_models_are_trained_once_and_found_again(run, monkeypatch):
 
 def test_a_brick_on_a_base_that_rests_leaves_it_as_it_was(run):
     base = Model("base", "digits", (bricks(("image", 4, 1)), *FEW))
-    _, folder = run("quality", replace(SMALL, models=refined(base, (4, 2, 1))))
+    _, folder = run("quality", replace(SMALL, models=refined(base, (4, 2, 1), *FEW)))
     found = {row["model"]: row for row in rows(folder)}
     assert found["base (frozen) + LEGO-PR"]["parameters"] > found["base"]["parameters"]
     assert found["base, trained on"]["parameters"] == found["base"]["parameters"]
@@ -171,10 +171,10 @@ def test_a_figure_is_drawn_where_models_have_a_place_on_an_axis(run):
 
 
 def test_skipping_costs_less_at_every_share(run):
-    _, folder = run("skipping", replace(SMALL, more={"shares": (0.0, 0.5, 1.0)}))
+    _, folder = run("skipping", replace(SMALL, models=TWO[:1], more={"shares": (0.0, 0.5, 1.0)}))
     found = rows(folder)
-    assert len(found) == 2 * 2 * 3
-    for start in range(0, 12, 3):
+    assert [row["side"] for row in found] == ["low noise"] * 3 + ["high noise"] * 3
+    for start in (0, 3):
         costs = [row["drawn flops"] for row in found[start : start + 3]]
         assert costs == sorted(costs, reverse=True)
         assert len(set(costs)) == 3
@@ -182,12 +182,13 @@ def test_skipping_costs_less_at_every_share(run):
     assert (folder / "figure.png").is_file()
 
 
-def test_convergence_goes_on_with_one_training(run):
-    _, folder = run("convergence", replace(SMALL, models=TWO[:1]), "--images", 256)
+def test_convergence_goes_on_with_one_training(run, monkeypatch):
+    monkeypatch.setattr(convergence, "STAGES", 3)
+    _, folder = run("convergence", replace(SMALL, models=TWO[:1]), "--images", 64)
     found = rows(folder)
-    assert [row["images"] for row in found] == [16, 32, 64, 128, 256]
+    assert [row["images"] for row in found] == [16, 32, 64]
     costs = [row["training flops"] / row["images"] for row in found]
-    assert costs == pytest.approx([costs[0]] * 5)
+    assert costs == pytest.approx([costs[0]] * 3)
     seconds = [row["training seconds"] for row in found]
     assert seconds == sorted(seconds)
     assert not (folder / "training").exists()
@@ -233,19 +234,23 @@ def test_sizes_are_those_that_info_counts(run):
 
 
 def test_effort_is_counted_from_the_recipe():
-    scale = ALL["table3"].paper
+    scale = replace(SMALL, samples=50, steps=250, sampler="ddpm", guidances=(1.0, 1.5))
     found = {one.model: one for one in efforts(scale)}
-    settings = load_config("imagenet-256-xl-pg")
-    spec = settings.model.spec(4, 1000)
-    one = found["LEGO-XL-PG"]
-    assert one.training == training_flops(spec, settings.train) * 512_000_000
-    assert one.drawing == subset_flops(spec, (0, 1, 2), (32, 32)) * 50_000 * 250 * 3
+    settings = load_config("digits", TWO[0].changes)
+    spec = settings.model.spec(1, 10)
+    one = found["PG"]
+    assert one.training == training_flops(spec, settings.train) * 32
+    assert one.drawing == subset_flops(spec, (0, 1, 2), (16, 16)) * 50 * 250 * 3
     assert one.hours == pytest.approx((one.training + one.drawing) / (PEAK * SHARE * 3600))
-    on_base = {one.model: one for one in efforts(ALL["table4"].paper)}
-    assert on_base["base (frozen) + LEGO-PR"].drawing > on_base["base"].drawing
+    base, top, *_ = (one.drawing for one in efforts(ALL["table4"].small))
+    stack = load_config("digits", [bricks(("image", 4, 2), (4, 2, 1))]).model.spec(1, 10)
+    assert top == subset_flops(stack, (0, 1), (16, 16)) * 1000 * 35 > base
 
 
-def test_at_the_papers_scale_it_says_what_it_needs(call, tmp_path):
+def test_at_the_papers_scale_it_says_what_it_needs(call, tmp_path, monkeypatch):
+    table = ALL["table3"]
+    small = replace(table.paper, models=TWO, image=(1, 10))  # counted sooner
+    monkeypatch.setitem(ALL, "table3", replace(table, paper=small))
     code, out, _ = call("reproduce", "table3", "--scale", "paper", "--out", tmp_path)
     assert code == 0
     assert "Data: latents-256, compared with VIRTUAL_imagenet256_labeled.npz" in out

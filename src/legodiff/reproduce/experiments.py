@@ -5,6 +5,7 @@ from typing import Any
 
 from legodiff.reproduce.experiment import Experiment, Model, Scale
 from legodiff.reproduce.models import (
+    BRIEF,
     SMALL,
     of_recipe,
     on_celeba,
@@ -132,7 +133,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "table4": Experiment(
         "Table 4: a pretrained model as the first brick",
         "quality",
-        replace(DIGITS, models=refined(on_digits("base", ("image", 4, 2)), (4, 2, 1))),
+        replace(DIGITS, models=refined(on_digits("base", ("image", 4, 2)), (4, 2, 1), *BRIEF)),
         replace(
             CIFAR, models=refined(Model("base", "cifar10-base"), (4, 2, 2), "train.images=20000000")
         ),

@@ -20,6 +20,7 @@ ORDERS = {
 SMALL: dict[str, Brick] = {"4": (4, 2, 1), "8": (8, 4, 2), "image": ("image", 2, 3)}
 PLAIN: Brick = ("image", 2, 6)
 ONCE = ("train.picture_images=0", "train.checkpoint_images=1000000")
+BRIEF = ("train.images=24000", *ONCE)
 PHOTOGRAPHS = (
     *("train.images=48000", "train.batch=32", "train.learning_rate=1e-3", *ONCE),
     *("train.warmup_images=2000", "train.decay_to=0.05", "train.ema_halflife_images=4000"),
@@ -34,7 +35,7 @@ def bricks(*chosen: Brick) -> str:
 
 def on_digits(name: str, *chosen: Brick, changes: Sequence[str] = (), **more: Any) -> Model:
     """A stack of width 64 on digits of 16x16: 24,000 images."""
-    return Model(name, "digits", (bricks(*chosen), "train.images=24000", *ONCE, *changes), **more)
+    return Model(name, "digits", (bricks(*chosen), *BRIEF, *changes), **more)
 
 
 def on_photographs(name: str, *chosen: Brick, **more: Any) -> Model:
@@ -65,7 +66,8 @@ def of_recipe(recipe: str, *names: str) -> tuple[Model, ...]:
 def refined(base: Model, top: Brick, *changes: str) -> tuple[Model, ...]:
     """The paper's table 4: a base, and a brick on top of it while it rests or learns along.
 
-    Beside them, which the paper has not: the base on its own, trained for as long again.
+    Beside them, which the paper has not: the base on its own, trained on as long as these.
+    ``changes`` are those of what comes after the base.
     """
 
     def on_top(name: str, *more: str) -> Model:
@@ -75,7 +77,7 @@ def refined(base: Model, top: Brick, *changes: str) -> tuple[Model, ...]:
         base,
         on_top("base (frozen) + LEGO-PR", "train.bricks=[1]"),
         on_top("base (unfrozen) + LEGO-PR", "train.brick_rates=[0.1, 1.0]"),
-        Model("base, trained on", base.recipe, base.changes, after=base.name),
+        Model("base, trained on", base.recipe, (*base.changes, *changes), after=base.name),
     )
 
 
