@@ -250,7 +250,7 @@ class LegoPipeline:
         self,
         denoise: Denoise,
         labels: Sequence[int | None],
-        seeds: Sequence[int],
+        seeds: Sequence[int | torch.Generator],
         method: Method,
         size: tuple[int, int],
         on_step: Callable[[int, Tensor], None] | None = None,
@@ -258,15 +258,18 @@ class LegoPipeline:
         """One batch in the model's space, (B, C, H, W), not decoded and not checked.
 
         ``denoise`` is the method's denoiser, or a wrapper of it. Noise, also what a sampler draws
-        afresh, comes from each image's own seed.
+        afresh, comes from each image's own seed, or from a generator in its place.
         """
         spec = self.stack.spec
-        generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+        generators = [
+            seed if isinstance(seed, torch.Generator) else torch.Generator("cpu").manual_seed(seed)
+            for seed in seeds
+        ]
 
         def fresh() -> Tensor:
             shape = (spec.channels, *size)
             return torch.stack(
-                [torch.randn(shape, generator=g, device="cpu") for g in generators]
+                [torch.randn(shape, generator=g, device=g.device) for g in generators]
             ).to(self.device)
 
         chosen = None

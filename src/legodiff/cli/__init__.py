@@ -10,6 +10,7 @@ from rich.console import Console
 from legodiff.cli.canvas import canvas
 from legodiff.cli.data import app as data
 from legodiff.cli.demo import demo
+from legodiff.cli.export import export
 from legodiff.cli.import_ import import_
 from legodiff.cli.info import info
 from legodiff.cli.plan import plan
@@ -41,6 +42,9 @@ app.command(epilog="Example:  legodiff info runs/demo   or   legodiff info lego-
 app.command(
     "import", epilog="Example:  legodiff import LEGO-L-PG-64.pkl models/lego-l --model lego_L_PG_64"
 )(import_)
+app.command(epilog="Example:  legodiff export runs/demo --to onnx --budget 0.5 --out demo-onnx")(
+    export
+)
 app.add_typer(data, name="data")
 
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # of whichever click typer brings
