@@ -210,9 +210,7 @@ class LegoPipeline:
         if regions is not None and windows is None:
             windows = Windows(canvas)  # one, but seen by every class
         indices, numbers = pair(labels, seeds, self.label_index)
-        self.check_guidance(method.guidance)
-        if method.guidance != 1 and set(indices) == {None} and regions is None:
-            raise ValueError("guidance needs labels to guide towards")
+        self.check_guidance(method.guidance, indices if regions is None else ())
         if batch < 1:
             raise ValueError(f"batch is {batch}; it must be 1 or more")
         if not preview:
@@ -368,8 +366,8 @@ class LegoPipeline:
             pipe.codec.attach(vae)
         return pipe.to(device)
 
-    def check_guidance(self, guidance: float) -> None:
-        """Raises ValueError if the model cannot be guided by classes."""
+    def check_guidance(self, guidance: float, labels: Sequence[int | None] = ()) -> None:
+        """Raises ValueError if the model cannot be guided by classes, or all labels are none."""
         if guidance != 1 and not self.stack.spec.classes:
             raise ValueError("guidance needs classes, and this model was trained without any")
         if guidance != 1 and not self.label_dropout:
@@ -377,6 +375,8 @@ class LegoPipeline:
                 "guidance needs a model trained with label dropout, and this one was not; "
                 "use guidance=1"
             )
+        if guidance != 1 and set(labels) == {None}:
+            raise ValueError("guidance needs labels to guide towards")
 
     def canvas(self, size: tuple[int, int] | None) -> tuple[int, int]:
         """The canvas of the model for a picture of (height, width) pixels, checked.

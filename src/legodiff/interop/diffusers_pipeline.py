@@ -122,7 +122,7 @@ class LegoDiffusersPipeline(DiffusionPipeline):  # type: ignore[misc]
         plan = SkipPlan.full(len(pipe.stack.bricks))
         full = Method(plan, num_inference_steps, sampler, guidance=guidance_scale)
         method = pipe.within(full, budget, batch=len(indices))
-        pipe.check_guidance(method.guidance)
+        pipe.check_guidance(method.guidance, indices)
         pipe.codec.prepare()
         denoise = method.denoiser(pipe.stack, pipe.stack.spec.classes)
         size = pipe.stack.spec.image_size
