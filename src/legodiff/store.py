@@ -90,6 +90,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
         os.replace(new, path)
         sync_folder(path.parent)
     finally:
+        if old.exists() and not path.exists():
+            os.replace(old, path)
         shutil.rmtree(near, ignore_errors=True)
 
 
