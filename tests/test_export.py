@@ -270,6 +270,7 @@ def test_the_command_exports_what_a_plan_runs(model, call, tmp_path, monkeypatch
     made = []
 
     def fake(pipe, method, canvas, kind, folder, show):
+        assert {tensor.dtype for tensor in pipe.stack.state_dict().values()} == {torch.float32}
         made.append((method, canvas, kind))
         (folder / "sampling.json").write_text("{}")
         chosen = graphs.subsets(method, pipe.sampling)
@@ -286,6 +287,10 @@ def test_the_command_exports_what_a_plan_runs(model, call, tmp_path, monkeypatch
     assert (canvas, kind) == ((24, 16), "onnx")
     assert call(*words, "--budget", 0.7, "--overwrite")[0] == 0
     assert made[1][0] == pipe.within(Method(SkipPlan.full(3), 6), 0.7)
+    pipe.stack.bfloat16()
+    pipe.save_pretrained(tmp_path / "halves")
+    words = ("export", tmp_path / "halves", "--to", "torch-export", "--out", tmp_path / "from")
+    assert call(*words)[0] == 0
 
 
 def test_mistakes_are_one_line(model, call, tmp_path, monkeypatch):

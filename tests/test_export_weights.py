@@ -145,6 +145,9 @@ def test_an_export_is_replaced_only_when_asked_and_nothing_else_ever(model, call
         code, _, err = call(*words, folder, "--overwrite")
         assert (code, "holds other files than an export" in err) == (2, True)
     assert LegoPipeline.from_pretrained(model)
+    (tmp_path / "out" / "config.json").write_text("{}")  # now it may be a model's folder
+    code, _, err = call(*words, tmp_path / "out", "--overwrite")
+    assert (code, "holds other files than an export" in err) == (2, True)
 
 
 @pytest.fixture(scope="module")

@@ -81,6 +81,7 @@ def export(
         _check_replaced(out, overwrite)
     require(to)
     pipe = LegoPipeline.from_pretrained(run, weights=weights)
+    pipe.stack.float()  # a file may hold halves, which few runtimes compute with on a CPU
     if to in GRAPHS:
         full = full_method(
             len(pipe.stack.bricks),
@@ -109,7 +110,10 @@ def _check_words(context: typer.Context, to: str) -> None:
 
 def _check_replaced(out: Path, overwrite: bool) -> None:
     """Raises ValueError unless a folder is an export that may go."""
-    if not any((out / name).is_file() for name in MADE):
+    from legodiff.store import CONFIG
+
+    a_model = (out / CONFIG).is_file()  # that was made of what was exported there
+    if a_model or not any((out / name).is_file() for name in MADE):
         raise ValueError(f"{out} holds other files than an export; choose another --out")
     if not overwrite:
         raise ValueError(f"{out} holds an export already; choose another --out, or --overwrite")

@@ -34,7 +34,7 @@ def write_graphs(
     """Writes a graph for every set of bricks of a method, ``sampling.json`` and a README.
 
     Args:
-        pipe: the model.
+        pipe: the model, on the CPU and in float32.
         method: how it draws.
         canvas: (height, width) in the model's space; its bricks must divide it.
         kind: "onnx" or "torch-export".
@@ -55,7 +55,7 @@ def write_graphs(
         graphs.append(write_graph(subset, canvas, pipe.sampling, kind, folder))
     show(len(graphs), len(chosen))
     about = sampling_data(pipe, method, canvas, kind, graphs)
-    text = json.dumps(about, indent=1, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(about, indent=1, allow_nan=False)
     store.write_atomically(folder / SAMPLING, text.encode() + b"\n")
     store.write_atomically(folder / README, _readme(pipe, method, kind, graphs).encode())
     return graphs

@@ -91,6 +91,8 @@ def write_graph(
         with quiet():
             program = _traced(subset, inputs)
             run = (_to_pt2 if kind == "torch-export" else _to_onnx)(program, subset, path)
+    except (OSError, MemoryError):
+        raise
     except Exception as error:  # torch raises many kinds; the user needs one line
         reason = next((line for line in str(error).splitlines() if line.strip()), repr(error))
         raise ValueError(f"{path.name}: torch cannot export these bricks: {reason}") from error
