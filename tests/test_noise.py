@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -42,6 +43,28 @@ def test_ddpm_table_by_hand():
     assert sigmas[1].item() == pytest.approx(((1 - abar1) / abar1) ** 0.5, rel=1e-12)
     assert sigmas[-1].item() == pytest.approx(157.4, abs=0.1)  # as EDM reports for DDPM
     assert (sigmas.diff() > 0).all()
+
+
+@pytest.mark.parametrize("kind", ["linear", "scaled_linear", "squaredcos_cap_v2"])
+def test_tables_multiply_up(kind):
+    """They are summed up in logarithms; the product itself says the same."""
+    table = noise.beta_sigmas(kind, steps=300)
+    abar = 1 / (1 + table**2)
+    betas = 1 - abar / torch.cat([abar.new_ones(1), abar[:-1]])
+    abar_again = torch.cumprod(1 - betas, dim=0)
+    assert torch.allclose(((1 - abar_again) / abar_again).sqrt(), table, rtol=1e-9)
+    ends = {"linear": (1e-4, 0.02), "scaled_linear": (1e-4, 0.02)}
+    for place, beta in zip((0, -1), ends.get(kind, ()), strict=False):
+        assert betas[place].item() == pytest.approx(beta, rel=1e-6)
+
+
+def test_timesteps_are_those_of_a_search():
+    table = noise.ddpm_sigmas()
+    sigma = torch.logspace(-3, 3, 101)
+    found = noise.table_timestep(sigma, table)
+    known = table.log().numpy()
+    expected = np.interp(sigma.double().log().numpy(), known, np.arange(1000))
+    assert np.allclose(found.numpy(), expected, atol=1e-6)
 
 
 def test_ddpm_draws_reach_the_whole_table_evenly():

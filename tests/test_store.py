@@ -119,3 +119,26 @@ def test_nothing_in_the_package_reads_pickles():
                 assert call not in ("torch.load", "eval", "exec"), path
                 if call in ("np.load", "numpy.load"):
                     assert "allow_pickle=False" in ast.unparse(node), path
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "above" / "out"
+
+    def write(name, then=None):
+        with store.whole_folder(path) as new:
+            (new / name).write_text(name)
+            assert not (path / name).exists()
+            if then is not None:
+                raise then
+
+    write("a")
+    assert [file.name for file in path.iterdir()] == ["a"]
+    with pytest.raises(OSError, match="disk full"):
+        write("b", OSError("disk full"))
+    assert [file.name for file in path.iterdir()] == ["a"]
+    write("b")
+    assert [file.name for file in path.iterdir()] == ["b"]
+    assert [file.name for file in path.parent.iterdir()] == ["out"]
+    umask = os.umask(0o022)
+    os.umask(umask)
+    assert path.stat().st_mode & 0o777 == 0o777 & ~umask

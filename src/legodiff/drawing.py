@@ -111,7 +111,7 @@ def draw(
     sampling: Sampling,
     method: Method,
     labels: Sequence[int | None],
-    seeds: Sequence[int],
+    seeds: Sequence[int | torch.Generator],
     size: tuple[int, int],
     device: torch.device,
     on_step: Callable[[int, Tensor], None] | None = None,
@@ -119,15 +119,17 @@ def draw(
     """One batch in the model's space, (B, C, H, W), not decoded and not checked.
 
     ``denoise`` is the method's denoiser, or a wrapper of it. Noise, also what a sampler draws
-    afresh, comes from each image's own seed.
+    afresh, comes from each image's own seed, or from a generator in its place.
     """
-    generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+    generators = [
+        seed if isinstance(seed, torch.Generator) else torch.Generator("cpu").manual_seed(seed)
+        for seed in seeds
+    ]
 
     def fresh() -> Tensor:
         shape = (spec.channels, *size)
-        return torch.stack([torch.randn(shape, generator=g, device="cpu") for g in generators]).to(
-            device
-        )
+        noise = [torch.randn(shape, generator=g, device=g.device) for g in generators]
+        return torch.stack(noise).to(device)
 
     chosen = None
     if spec.classes:

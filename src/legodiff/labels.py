@@ -48,8 +48,10 @@ def pair(
     return listed, good
 
 
-def check_guidance(guidance: float, classes: int, dropout: float) -> None:
-    """Raises ValueError if there is nothing to guide with.
+def check_guidance(
+    guidance: float, classes: int, dropout: float, labels: Sequence[int | None] = ()
+) -> None:
+    """Raises ValueError if there is nothing to guide with, or nowhere to: all labels are none.
 
     ``dropout``: share of the training images that were seen without their label.
     """
@@ -60,6 +62,8 @@ def check_guidance(guidance: float, classes: int, dropout: float) -> None:
             "guidance needs a model trained with label dropout, and this one was not; "
             "use guidance=1"
         )
+    if guidance != 1 and set(labels) == {None}:
+        raise ValueError("guidance needs labels to guide towards")
 
 
 def whole(value: Any) -> int | None:

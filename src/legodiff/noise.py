@@ -75,7 +75,7 @@ def beta_sigmas(
         raise ValueError(
             f"betas of kind {kind!r}: choose linear, scaled_linear or squaredcos_cap_v2"
         )
-    root = torch.cumprod(1 - betas, dim=0).sqrt()
+    root = (torch.log1p(-betas).cumsum(dim=0) / 2).exp()  # ONNX has sums of this kind only
     if zero_snr:
         root = (root - root[-1]) * root[0] / (root[0] - root[-1])
     abar = root**2
@@ -94,7 +94,7 @@ def table_timestep(sigma: Tensor, table: Tensor) -> Tensor:
     """
     known = table.log().to(sigma.device, wide_dtype(sigma.device))
     level = sigma.to(known.dtype).log().clamp(known[0], known[-1])
-    above = torch.searchsorted(known, level).clamp(1, len(known) - 1)
+    above = (known < level[..., None]).sum(dim=-1).clamp(1, len(known) - 1)  # ONNX has no search
     return above - 1 + (level - known[above - 1]) / (known[above] - known[above - 1])
 
 

@@ -180,9 +180,7 @@ class LegoPipeline:
         if regions is not None and windows is None:
             windows = Windows(canvas)  # one, but seen by every class
         indices, numbers = pair(labels, seeds, self.label_index)
-        self.check_guidance(method.guidance)
-        if method.guidance != 1 and set(indices) == {None} and regions is None:
-            raise ValueError("guidance needs labels to guide towards")
+        self.check_guidance(method.guidance, indices if regions is None else ())
         drawn = draw_images(
             self.denoise,
             self.codec,
@@ -204,7 +202,7 @@ class LegoPipeline:
         self,
         denoise: Denoise,
         labels: Sequence[int | None],
-        seeds: Sequence[int],
+        seeds: Sequence[int | torch.Generator],
         method: Method,
         size: tuple[int, int],
         on_step: Callable[[int, Tensor], None] | None = None,
@@ -286,9 +284,9 @@ class LegoPipeline:
 
         return push(self, hub_id, private, commit_message, revision, license, samples)
 
-    def check_guidance(self, guidance: float) -> None:
-        """Raises ValueError if the model cannot be guided by classes."""
-        check_guidance(guidance, self.stack.spec.classes, self.label_dropout)
+    def check_guidance(self, guidance: float, labels: Sequence[int | None] = ()) -> None:
+        """Raises ValueError if the model cannot be guided by classes, or all labels are none."""
+        check_guidance(guidance, self.stack.spec.classes, self.label_dropout, labels)
 
     def canvas(self, size: tuple[int, int] | None) -> tuple[int, int]:
         """The canvas of the model for a picture of (height, width) pixels, checked.

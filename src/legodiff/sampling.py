@@ -94,9 +94,13 @@ class Method:
             self.sampler, sampling.sigmas(self.steps, self.sampler), **self.options
         )
 
+    def guides(self, sigma: float) -> bool:
+        """Whether a noise level is one of those that are guided."""
+        return self.interval[0] <= sigma <= self.interval[1]
+
     def evaluations(self, sigma: float) -> int:
         """How often the network is evaluated for one call at a noise level."""
-        return 2 if self.guidance != 1 and self.interval[0] <= sigma <= self.interval[1] else 1
+        return 2 if self.guidance != 1 and self.guides(sigma) else 1
 
     def flops(self, sampling: Sampling, spec: StackSpec, size: tuple[int, int]) -> int:
         """FLOPs of an image of ``size``, 2 x multiply-accumulates."""

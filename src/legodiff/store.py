@@ -8,8 +8,10 @@ pipeline, and both can be opened as a bare stack. Nothing read here can execute 
 import hashlib
 import json
 import os
+import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -71,6 +73,29 @@ def write_atomically(path: Path, data: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder that appears, in place of what is there, when the block ends without an error.
+
+    Yields the temporary neighbour to write into. Raises ValueError if a file is in the way.
+    """
+    make_folder(path.parent)
+    near = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    new, old = near / "new", near / "old"
+    try:
+        new.mkdir()  # as the umask has it; mkdtemp makes a private one
+        yield new
+        sync_folder(new)
+        if path.exists():
+            os.replace(path, old)
+        os.replace(new, path)
+        sync_folder(path.parent)
+    finally:
+        if old.exists() and not path.exists():
+            os.replace(old, path)
+        shutil.rmtree(near, ignore_errors=True)
 
 
 def sync_folder(path: Path) -> None:

@@ -11,6 +11,7 @@ from legodiff.cli.canvas import canvas
 from legodiff.cli.data import app as data
 from legodiff.cli.demo import demo
 from legodiff.cli.evaluate import app as evaluate
+from legodiff.cli.export import export
 from legodiff.cli.import_ import import_
 from legodiff.cli.info import info
 from legodiff.cli.plan import plan
@@ -49,6 +50,9 @@ app.command(
     "legodiff reproduce table1 --scale paper"
 )(reproduce)
 app.command(epilog="Example:  legodiff push runs/demo owner/name --license apache-2.0")(push)
+app.command(epilog="Example:  legodiff export runs/demo --to onnx --budget 0.5 --out demo-onnx")(
+    export
+)
 app.add_typer(data, name="data")
 app.add_typer(evaluate, name="evaluate")
 

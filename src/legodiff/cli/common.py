@@ -98,7 +98,7 @@ def full_method(
 
 
 def chosen_method(
-    pipe: "LegoPipeline", full: "Method", skip: float | None, budget: str | None, batch: int
+    pipe: "LegoPipeline", full: "Method", skip: float | None, budget: str | None, batch: int = 16
 ) -> "Method":
     """What the paper's rule of skipping, or a budget, leaves of a method with all bricks."""
     if skip is not None and budget is not None:

@@ -157,8 +157,7 @@ def _check_order(order: "Order", out: Path, show: str | None, animate: str | Non
         raise ValueError(f"--animate {animate}: choose gif or webp")
     if (show or animate) and order.pipe.windows(order.pipe.canvas(order.size)) is not None:
         raise ValueError("--show and --animate look on at whole images; leave out --size")
-    if order.method.guidance != 1 and set(order.labels) == {None}:
-        raise ValueError("guidance needs labels to guide towards")
+    order.pipe.check_guidance(order.method.guidance, order.labels)
 
 
 def _about_plan(

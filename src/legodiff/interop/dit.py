@@ -11,7 +11,15 @@ import torch
 from torch import Tensor
 
 from legodiff.codec import LatentCodec
-from legodiff.interop.dit_weights import NOISE, Tensors, brick_shape, brick_weights
+from legodiff.interop.dit_weights import (
+    Layout,
+    Part,
+    Tensors,
+    brick_parts,
+    brick_shape,
+    noise_parts,
+    position_table,
+)
 from legodiff.interop.lego import LATENTS
 from legodiff.model.spec import BrickSpec, StackSpec
 from legodiff.model.stack import LegoStack
@@ -50,12 +58,7 @@ def dit_pipeline(
         refine=False,
         objective="ddpm",
     )
-    weights = {"class_embedding.weight": found[LABELS]}
-    for theirs, ours in NOISE.items():
-        weights |= found.linear(f"t_embedder.{theirs}", f"noise_embedding.{ours}")
-    seen = [*([channel] for channel in range(channels)), [], []]
-    brick = brick_weights(found, "", seen, channels)
-    weights |= {f"bricks.0.{name}": tensor for name, tensor in brick.items()}
+    weights = dit_layout(spec).read(found)
     found.check_all_used()
 
     with torch.device("meta"):
@@ -68,3 +71,17 @@ def dit_pipeline(
         sampling=Sampling(sigma_min=float(table[0]), sigma_max=float(table[-1])),
         label_dropout=LABEL_DROPOUT,
     )
+
+
+def dit_layout(spec: StackSpec) -> Layout:
+    """The weights of such a stack under the names of ``DiT``."""
+    (brick,) = spec.bricks
+    assert isinstance(brick, BrickSpec)
+    shape = (spec.image_size[0], brick.local, brick.depth)
+    seen = [*range(spec.channels), None, None]
+    parts = [
+        Part("class_embedding.weight", (LABELS,)),
+        *noise_parts("t_embedder."),
+        *brick_parts("", "bricks.0.", shape, seen, spec.channels),
+    ]
+    return Layout(parts, {"pos_embed": position_table(shape, spec.width)})

@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 
 from legodiff.codec import Codec, LatentCodec, PixelCodec
-from legodiff.interop.dit_weights import NOISE, Tensors, brick_shape, brick_weights
+from legodiff.interop.dit_weights import (
+    Layout,
+    Part,
+    Tensors,
+    brick_parts,
+    brick_shape,
+    noise_parts,
+    position_table,
+)
 from legodiff.model.spec import BrickSpec, StackSpec
 from legodiff.model.stack import LegoStack
 from legodiff.pipeline import LegoPipeline
@@ -43,6 +51,7 @@ DEPTHS = {
     "lego_XL_U_64": (14, 12, 4, 12, 14),
 }
 """Name of a model -> blocks of its bricks, from the bottom to the top."""
+LABELS = ("y_embedder.embedding_table.weight", "y_embedder.embedding_table.bias")
 LATENTS = VaeSpec(channels=4, downsampling=8, scale=0.18215)
 """Stable Diffusion's, which DiT uses too."""
 
@@ -97,7 +106,6 @@ def lego_pipeline(
     image = max(size for size, _, _ in shapes)
     width = len(found["model.0.x_embedder.proj.bias"])
     channels = len(found["model.0.final_layer.linear.bias"]) // shapes[0][1] ** 2
-    labels = "y_embedder.embedding_table.weight"
     spec = StackSpec(
         image_size=(image, image),
         channels=channels,
@@ -107,28 +115,14 @@ def lego_pipeline(
             BrickSpec("image" if size == image else size, local, depth)
             for size, local, depth in shapes
         ),
-        classes=found[labels].shape[1] if labels in found.tensors else 0,
+        classes=found[LABELS[0]].shape[1] if LABELS[0] in found.tensors else 0,
         mlp_ratio=len(found["model.0.blocks.0.mlp.fc1.bias"]) / width,
         refine=False,
         hand_over="raw",
         sigma_data=sigma_data,
     )
 
-    weights: dict[str, Tensor] = {}
-    for theirs, ours in NOISE.items():
-        weights |= found.linear(f"t_embedder.{theirs}", f"noise_embedding.{ours}")
-    if spec.classes:
-        table, bias = found[labels], found["y_embedder.embedding_table.bias"]
-        rows = torch.cat([table.T, torch.zeros(1, width)]) + bias
-        weights["class_embedding.weight"] = rows
-    for number in range(count):
-        own = range(channels)
-        below = [[channel] for channel in own] if number else []
-        noisy = [[channel + len(below)] for channel in own]
-        places = [[channel + len(below) + channels] for channel in range(2)]
-        seen = [*noisy, *below, *places]
-        brick = brick_weights(found, f"model.{number}.", seen, channels)
-        weights |= {f"bricks.{number}.{name}": tensor for name, tensor in brick.items()}
+    weights = lego_layout(spec).read(found)
     found.check_all_used(but=("map_augment.weight", "map_augment.bias"))  # used in training only
 
     with torch.device("meta"):
@@ -139,6 +133,33 @@ def lego_pipeline(
         _codec(channels, vae),
         label_dropout=label_dropout if spec.classes else 0.0,
     )
+
+
+def lego_layout(spec: StackSpec) -> Layout:
+    """The weights of such a stack under the names of ``LEGO``, without a prefix."""
+    image, channels = spec.image_size[0], spec.channels
+    parts, positions = list(noise_parts("t_embedder.")), {}
+    if spec.classes:
+        parts.append(Part("class_embedding.weight", LABELS, _read_classes, _write_classes))
+    for number, brick in enumerate(spec.bricks):
+        assert isinstance(brick, BrickSpec)
+        shape = (brick.patch((image, image))[0], brick.local, brick.depth)
+        below = channels if number else 0
+        seen = [*range(below, below + channels), *range(below)]  # they put it before the image
+        seen += [below + channels, below + channels + 1]
+        theirs = f"model.{number}."
+        parts += brick_parts(theirs, f"bricks.{number}.", shape, seen, channels)
+        positions[f"{theirs}pos_embed"] = position_table(shape, spec.width)
+    return Layout(parts, positions)
+
+
+def _read_classes(weight: Tensor, bias: Tensor) -> Tensor:
+    """A linear layer of one-hot vectors to a table whose last row is no class."""
+    return torch.cat([weight.T, torch.zeros(1, len(bias))]) + bias
+
+
+def _write_classes(table: Tensor) -> tuple[Tensor, Tensor]:
+    return (table[:-1] - table[-1]).T, table[-1]
 
 
 def _heads(width: int) -> int:

@@ -72,18 +72,20 @@ class ForeignBrick(nn.Module):
         words: dict[str, Tensor] = {}
         for name in self.conditions:
             fixed: Tensor = getattr(self, name)
-            words[name] = fixed.to(scaled.dtype).expand(len(scaled), *fixed.shape[1:])
+            words[name] = fixed.to(scaled.dtype).expand(scaled.shape[0], *fixed.shape[1:])
         if self.spec.classes:
-            words["class_labels"] = self._labels(len(scaled), labels, scaled.device)
+            words["class_labels"] = self._labels(scaled, labels)
         out = self.network(scaled, timestep=time.to(scaled.dtype), **words)
         raw: Tensor = getattr(out, "sample", out)
         return raw[:, : self.channels]  # what is left of it is a learned variance
 
-    def _labels(self, count: int, labels: Tensor | None, device: torch.device) -> Tensor:
+    def _labels(self, scaled: Tensor, labels: Tensor | None) -> Tensor:
         none = self.spec.classes
         if labels is None:
-            labels = torch.full((count,), none, device=device)
-        if not self.spec.no_class and bool((labels == none).any()):
+            labels = torch.full(scaled.shape[:1], none, device=scaled.device)
+        if self.spec.no_class or torch.compiler.is_compiling():  # a graph cannot look at labels
+            return labels
+        if bool((labels == none).any()):
             raise ValueError(f"{self.spec.network} was not trained without class; give every label")
         return labels
 

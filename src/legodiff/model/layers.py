@@ -44,7 +44,7 @@ class Attention(nn.Module):
         batch, patches, count, width = tokens.shape
         qkv = self.qkv(tokens).view(batch * patches, count, 3, self.heads, width // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B * P, heads, N, D / heads)
-        if len(query) > MAX_SEQUENCES:
+        if query.shape[0] > MAX_SEQUENCES:  # unlike len, a shape stays open in a traced graph
             parts = zip(*(x.split(MAX_SEQUENCES) for x in (query, key, value)), strict=True)
             mixed = torch.cat([F.scaled_dot_product_attention(*part) for part in parts])
         else:
