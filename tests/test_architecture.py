@@ -38,7 +38,9 @@ ALLOWED = {
     "interop": {
         *("noise", "store", "model", "pickles", "arrays", "codec", "vae", "sampling", "pipeline"),
     },
-    "evaluate": {"data", "arrays", "pipeline", "model"},
+    "evaluate": {
+        *("data", "arrays", "model", "diffusion", "sampling", "plans", "budgets", "pipeline"),
+    },
     "demo": {
         *("store", "model", "diffusion", "data", "codec", "pictures"),
         *("config", "sampling", "pipeline", "train", "evaluate"),

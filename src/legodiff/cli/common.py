@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,6 +24,7 @@ from rich.progress import (
 if TYPE_CHECKING:
     import torch
 
+    from legodiff.model.spec import StackSpec
     from legodiff.pipeline import LegoPipeline
     from legodiff.sampling import Method
 
@@ -63,6 +65,24 @@ VaeOption = Annotated[
 CompileOption = Annotated[
     bool, typer.Option("--compile", help="Through torch.compile: pays off for many images.")
 ]
+
+
+def open_spec(model: str) -> "tuple[StackSpec, Path | None]":
+    """What a preset is, or a run, model folder or Hub id, and where that is."""
+    from legodiff import store
+    from legodiff.model.presets import PRESETS
+    from legodiff.model.spec import StackSpec
+
+    if model in PRESETS and not Path(model).is_dir():
+        return PRESETS[model], None
+    try:
+        folder = store.locate(model)
+    except ValueError as error:
+        near = get_close_matches(model, PRESETS, n=3)
+        raise ValueError(
+            f"{error}; of the presets, {', '.join(near)} are near" if near else str(error)
+        ) from error
+    return StackSpec.from_dict(store.read_config(folder)["stack"]), folder
 
 
 def full_method(

@@ -1,12 +1,11 @@
 """``legodiff info``"""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from legodiff.cli.common import console, parse_size, say
+from legodiff.cli.common import console, open_spec, parse_size, say
 
 
 def info(
@@ -16,16 +15,11 @@ def info(
     ] = None,
 ) -> None:
     """Print the bricks of a model, their parameters and what each costs."""
-    from legodiff import store
     from legodiff.model.cost import brick_flops, brick_parameters, shared_flops
-    from legodiff.model.presets import PRESETS
-    from legodiff.model.spec import ForeignSpec, StackSpec
+    from legodiff.model.spec import ForeignSpec
     from legodiff.plans import read_curves
 
-    if run in PRESETS and not Path(run).is_dir():
-        spec = PRESETS[run]
-    else:
-        spec = StackSpec.from_dict(store.read_config(store.locate(run))["stack"])
+    spec, folder = open_spec(run)
     canvas = parse_size(size) or spec.image_size
     spec.check_canvas(canvas)
     flops, parameters = brick_flops(spec, canvas), brick_parameters(spec)
@@ -64,7 +58,7 @@ def info(
     )
     if foreign:
         say(foreign)
-    for curve in [] if run in PRESETS else read_curves(store.locate(run)):
+    for curve in read_curves(folder) if folder else ():
         method = curve.full.method
         least = curve.points[0].flops / curve.full.flops
         say(
