@@ -14,8 +14,8 @@ from legodiff import LegoPipeline
 
 def test_every_command_helps_at_once_and_by_example():
     for command in (
-        *([], ["demo"], ["train"], ["sample"], ["canvas"], ["plan"], ["info"]),
-        *(["data"], ["data", "check"], ["data", "encode"]),
+        *([], ["demo"], ["train"], ["sample"], ["canvas"], ["plan"], ["bench"]),
+        *(["info"], ["data"], ["data", "check"], ["data", "encode"]),
     ):
         began = time.perf_counter()
         done = subprocess.run(

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from legodiff.cli.common import (
     DeviceOption,
+    check_place,
     choose_device,
     console,
     open_spec,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from legodiff.evaluate.bench import Row, Spread
     from legodiff.evaluate.contenders import Contender, Drawing, Setting
 
-WIDTHS = {"": 12, "ms an image": 13, "ms": 13, "x time": 13}  # less would break a spread
+WIDTHS = {"": 12, "ms an image": 13, "ms": 13, "x time": 11}  # less would break a spread
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}
 
 
@@ -69,8 +70,10 @@ def bench(
         raise ValueError(f"--precision {precision}: choose from {', '.join(PRECISIONS)}")
     if not 0 < patches <= 1 or (patches < 1 and not train):
         raise ValueError(f"--patches {patches}: give a share in (0, 1], together with --train")
-    if out is not None and out.suffix != ".json":
-        raise ValueError(f"--out {out}: give the name of a .json file")
+    if out is not None:
+        check_place(out.absolute().parent, 10**6)
+        if out.suffix != ".json":
+            raise ValueError(f"--out {out}: give the name of a .json file")
     names = list(dict.fromkeys(models or ["lite-pr-16"]))
     canvas = parse_size(size) or open_spec(names[0])[0].image_size
     dtype = getattr(torch, PRECISIONS[precision])
@@ -199,8 +202,11 @@ def _narrow(rows: list[list[str]]) -> Table:
     shown = [number for number, name in enumerate(header) if name != "images/s"]
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for number in shown:
-        side, least = ("right" if number else "left"), WIDTHS.get(header[number])
-        table.add_column(header[number], justify=side, min_width=least)
+        table.add_column(
+            header[number],
+            justify="right" if number else "left",
+            min_width=WIDTHS.get(header[number]),
+        )
     above = ""
     for line in lines:
         name, _, part = line[0].partition(": ")

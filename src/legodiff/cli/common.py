@@ -79,9 +79,8 @@ def open_spec(model: str) -> "tuple[StackSpec, Path | None]":
         folder = store.locate(model)
     except ValueError as error:
         near = get_close_matches(model, PRESETS, n=3)
-        raise ValueError(
-            f"{error}; of the presets, {', '.join(near)} are near" if near else str(error)
-        ) from error
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        raise ValueError(f"{error}{hint}") from error
     return StackSpec.from_dict(store.read_config(folder)["stack"]), folder
 
 

@@ -144,23 +144,19 @@ def candidates(contender: Contender, setting: Setting) -> list[Candidate]:
     """What there is to measure of a contender, the whole of it first."""
     network = (contender.network or fresh(contender)).to(setting.device)
     batch = _batch(contender, setting, setting.batch, setting.device)
+    with torch.device("meta"):
+        weightless = contender.kind(contender.spec)
     one = _batch(contender, setting, 1, torch.device("meta"))
-
-    def candidate(bricks: Bricks | None) -> Candidate:
-        def work(network: nn.Module, batch: Batch) -> None:
-            with torch.autocast(
-                setting.device.type,
-                setting.precision,
-                enabled=setting.precision != torch.float32,
-            ):
-                (_learn if setting.train else _estimate)(network, bricks, batch)
-
-        flops = counted(lambda: work(contender.kind(contender.spec), one))
-        run = partial(work, network, batch)
-        title, parameters = contender.title(bricks), _parameters(network, bricks)
-        return Candidate(title, run, setting.batch, parameters, flops)
-
-    return [candidate(bricks) for bricks in (None, *contender.parts)]
+    return [
+        Candidate(
+            contender.title(bricks),
+            partial(_work, network, bricks, batch, setting),
+            setting.batch,
+            _parameters(network, bricks),
+            counted(partial(_work, weightless, bricks, one, setting)),
+        )
+        for bricks in (None, *contender.parts)
+    ]
 
 
 def fresh(contender: Contender) -> nn.Module:
@@ -196,6 +192,13 @@ def _batch(contender: Contender, setting: Setting, images: int, device: torch.de
         ]
         samples = sample_patches(spec, setting.patches, scores, setting.size)
     return Batch(clean, noise, torch.ones(images, device=device), labels, samples)
+
+
+def _work(network: nn.Module, bricks: Bricks | None, batch: Batch, setting: Setting) -> None:
+    """What is measured: these bricks of a network on a batch; None: all of it."""
+    kind, precision = setting.device.type, setting.precision
+    with torch.autocast(kind, precision, enabled=precision != torch.float32):
+        (_learn if setting.train else _estimate)(network, bricks, batch)
 
 
 @torch.no_grad()
@@ -241,6 +244,7 @@ def drawings(
         (f"plan of {point.flops / curve.full.flops:.0%}", point.method)
         for curve in curves
         for point in curve.points
+        if point.method != full
     ]
     return [
         Drawing(name, method, _calls(method, sampling))
