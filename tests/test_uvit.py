@@ -44,9 +44,8 @@ def small(classes=0, seed=0):
 @torch.no_grad()
 def test_without_an_output_it_is_its_preconditioning():
     network, noisy, sigma = small(), torch.randn(2, 2, 8, 16), torch.tensor([0.3, 4.0])
-    for layer in (network.smooth,):
-        layer.weight.zero_()
-        layer.bias.zero_()
+    network.smooth.weight.zero_()
+    network.smooth.bias.zero_()
     assert torch.equal(network(noisy, sigma), edm(sigma, SIGMA_DATA).skip * noisy)
 
 
@@ -60,9 +59,8 @@ def test_a_block_of_the_second_half_reads_its_mirror_in_the_first():
             layer.bias.zero_()
         block.mlp[2].bias.fill_(10.0**number)
     network.positions.zero_()
-    for layer in (network.embed,):
-        layer.weight.zero_()
-        layer.bias.zero_()
+    network.embed.weight.zero_()
+    network.embed.bias.zero_()
     network.norm.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
     below, mirror = torch.eye(16), torch.zeros(16, 16)
     for passed, total in (("below", 11_111), ("mirror", 10_001)):
@@ -78,13 +76,21 @@ def test_a_block_of_the_second_half_reads_its_mirror_in_the_first():
 def test_it_knows_the_noise_level_the_class_and_where_a_token_is():
     network = small(classes=3)
     torch.nn.init.normal_(network.positions)
+    torch.nn.init.dirac_(network.smooth.weight)  # which else tells the border
     noisy, sigma = torch.randn(1, 2, 8, 16), torch.ones(1)
-    skip = edm(sigma, SIGMA_DATA).skip
-    first = network(noisy, sigma, torch.tensor([0]))
-    assert not torch.allclose(first, network(noisy, sigma, torch.tensor([1])))
-    none = network(noisy, sigma, torch.tensor([3]))
-    assert torch.equal(none, network(noisy, sigma))
-    other = network(noisy, 2 * sigma) - edm(2 * sigma, SIGMA_DATA).skip * noisy
-    assert not torch.allclose(other, none - skip * noisy)
-    moved = network(noisy.roll(4, dims=2), sigma).roll(-4, dims=2)
-    assert not torch.allclose(moved, none)
+    none = network(noisy, sigma)
+    assert torch.equal(none, network(noisy, sigma, torch.tensor([3])))
+    assert not torch.allclose(none, network(noisy, sigma, torch.tensor([1])))
+
+    def moved():
+        return network(noisy.roll(4, dims=2), sigma).roll(-4, dims=2)
+
+    assert not torch.allclose(none, moved())
+    network.positions.zero_()
+    assert torch.allclose(network(noisy, sigma), moved(), atol=1e-6)
+
+    at, other = edm(sigma, SIGMA_DATA), edm(2 * sigma, SIGMA_DATA)
+    raw = (network(noisy, sigma) - at.skip * noisy) / at.out
+    alike = noisy * at.scale / other.scale  # the network reads the same pixels
+    raw_other = (network(alike, 2 * sigma) - other.skip * alike) / other.out
+    assert not torch.allclose(raw, raw_other, atol=1e-3)
