@@ -80,12 +80,12 @@ def test_it_knows_the_noise_level_the_class_and_where_a_token_is():
     noisy, sigma = torch.randn(1, 2, 8, 16), torch.ones(1)
     none = network(noisy, sigma)
     assert torch.equal(none, network(noisy, sigma, torch.tensor([3])))
-    assert not torch.allclose(none, network(noisy, sigma, torch.tensor([1])))
+    assert not torch.allclose(none, network(noisy, sigma, torch.tensor([1])), atol=1e-3)
 
     def moved():
         return network(noisy.roll(4, dims=2), sigma).roll(-4, dims=2)
 
-    assert not torch.allclose(none, moved())
+    assert not torch.allclose(none, moved(), atol=1e-3)
     network.positions.zero_()
     assert torch.allclose(network(noisy, sigma), moved(), atol=1e-6)
 
