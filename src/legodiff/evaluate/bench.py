@@ -158,6 +158,7 @@ def peak_memory(run: Callable[[], object], device: torch.device) -> int | None:
     on other devices.
     """
     if device.type == "cuda":
+        run()  # libraries take their workspace, once and for all
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         run()

@@ -160,7 +160,7 @@ def candidates(contender: Contender, setting: Setting) -> list[Candidate]:
 
 
 def fresh(contender: Contender) -> nn.Module:
-    """A network of random weights. None of them are zero, which a GPU multiplies faster."""
+    """A network of random weights. None of them are zero: those may be faster to multiply."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = contender.kind(contender.spec)
