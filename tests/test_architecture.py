@@ -49,8 +49,8 @@ ALLOWED = {
         *("sampling", "plans", "pipeline"),
     },
     "evaluate": {
-        *("store", "model", "data", "arrays", "codec", "pictures", "sampling", "pipeline"),
-        *("interop", "train", "hub"),
+        *("store", "model", "diffusion", "data", "arrays", "codec", "pictures", "sampling"),
+        *("plans", "budgets", "pipeline", "interop", "train", "hub"),
     },
     "demo": {
         *("store", "model", "diffusion", "data", "codec", "pictures"),

@@ -59,15 +59,6 @@ def test_training_goes_on_where_it_stopped_and_shows_the_spread(monkeypatch, cap
     assert f"{sum(losses) / 2:.4f} ± {abs(losses[0] - losses[1]) / 2:.4f}" in table[3]
 
 
-def test_step(monkeypatch, capsys):
-    presets = ("lite-pr-32", "lite-dit-32")
-    module = benchmark(monkeypatch, "step", *presets, "--batch", 8, "--rounds", 1)
-    module["main"]()
-    rows = capsys.readouterr().out.splitlines()
-    assert [row.split(" | ")[0] for row in rows[2:]] == ["| lite-pr-32", "| lite-dit-32"]
-    assert rows[3].count("1.00") == 3  # the last is what the others are measured by
-
-
 def test_readers(monkeypatch, capsys):
     module = benchmark(monkeypatch, "readers", "--images", 20, "--size", 16)
     module["main"]()

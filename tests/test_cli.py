@@ -15,7 +15,8 @@ from legodiff import LegoPipeline
 def test_every_command_helps_at_once_and_by_example():
     for command in (
         *([], ["demo"], ["train"], ["sample"], ["canvas"], ["plan"], ["info"], ["push"]),
-        *(["data"], ["data", "check"], ["data", "encode"]),
+        *(["bench"], ["evaluate"], ["evaluate", "stats"], ["evaluate", "canvas"], ["export"]),
+        *(["reproduce"], ["import"], ["data"], ["data", "check"], ["data", "encode"]),
     ):
         began = time.perf_counter()
         done = subprocess.run(

@@ -16,6 +16,7 @@ from typer.main import get_command
 
 from legodiff import LegoPipeline, LegoStack, cli, config, demo, planning, preset
 from legodiff.codec import PixelCodec
+from legodiff.evaluate import bench
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -59,6 +60,8 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setattr(planning, "CHECKED", 8)
     monkeypatch.setattr(planning, "PAPER", 2)
     monkeypatch.setattr(demo, "DigitJudges", judges)
+    monkeypatch.setattr(bench, "PRODUCT", {"cpu": 64})
+    monkeypatch.setattr(bench, "TURN", 1e-9)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -9,6 +9,7 @@ from legodiff import pictures
 from legodiff.pictures import (
     animation,
     captioned,
+    cost_picture,
     grid,
     loss_curve,
     save_png,
@@ -63,6 +64,19 @@ def test_captions_and_tables_hold_their_pictures_unchanged():
     )
     colours = {colour: count for count, colour in sheet.getcolors(1_000_000)}
     assert colours[255, 0, 0] == colours[0, 0, 255] == 2 * 64 * 64
+
+
+def test_a_picture_of_costs_shows_what_was_counted_and_measured(tmp_path, monkeypatch):
+    drawn, barh = [], Axes.barh
+    watch = lambda self, *args, **more: drawn.append((args, more)) or barh(self, *args, **more)  # noqa: E731
+    monkeypatch.setattr(Axes, "barh", watch)
+    rows = [("a", 3.0, (20.0, 15.0, 40.0)), ("b", 1.0, (10.0, 9.0, 11.0))]
+    cost_picture(tmp_path / "costs.png", rows, "two")
+    (counted, _), (measured, more) = drawn
+    assert counted[1] == (3.0, 1.0)
+    assert measured[1] == [20.0, 10.0]
+    assert more["xerr"] == [[5.0, 1.0], [20.0, 1.0]]  # to the left, to the right
+    assert Image.open(tmp_path / "costs.png").width > 600
 
 
 def test_a_loss_curve_is_drawn_and_says_what_it_needs(tmp_path, monkeypatch):

@@ -150,6 +150,32 @@ def trade_off_picture(
     save_figure(path, figure)
 
 
+def cost_picture(
+    path: Path,
+    rows: Sequence[tuple[str, float, tuple[float, float, float]]],
+    title: str,
+) -> None:
+    """Draws bars of what is counted and what is measured, side by side.
+
+    A row is a name, GFLOPs, and milliseconds as (median, low, high).
+    """
+    figure = new_figure(10, 1.2 + 0.32 * len(rows))
+    left, right = figure.subplots(1, 2, sharey=True)
+    names, flops, times = zip(*rows, strict=True)
+    places = range(len(rows))
+    left.barh(places, flops, color="0.6")
+    medians = [median for median, _, _ in times]
+    around = [[median - low for median, low, _ in times], [high - m for m, _, high in times]]
+    right.barh(places, medians, xerr=around, color="tab:blue", error_kw={"capsize": 3})
+    left.set(yticks=places, yticklabels=names, xlabel="GFLOPs an image, counted")
+    right.set(xlabel="milliseconds an image: median, 10th and 90th percentile")
+    left.invert_yaxis()
+    figure.suptitle(title)
+    for axes in (left, right):
+        axes.grid(alpha=0.3, axis="x")
+    save_figure(path, figure)
+
+
 def loss_curve(
     path: Path,
     log: Sequence[Mapping[str, Any]],

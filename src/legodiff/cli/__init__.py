@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from legodiff.cli.bench import bench
 from legodiff.cli.canvas import canvas
 from legodiff.cli.data import app as data
 from legodiff.cli.demo import demo
@@ -42,6 +43,10 @@ app.command(epilog="Example:  legodiff canvas runs/scenes --size 600x2048 --wrap
 )
 app.command(epilog="Example:  legodiff plan runs/demo --steps 18 --guidance 1.5")(plan)
 app.command(epilog="Example:  legodiff info runs/demo   or   legodiff info lego-s-pg-64")(info)
+app.command(
+    epilog="Examples:  legodiff bench lego-s-pg-64 --batch 2 --out bench.json\n\n"
+    "legodiff bench runs/demo --against dit"
+)(bench)
 app.command(
     "import", epilog="Example:  legodiff import LEGO-L-PG-64.pkl models/lego-l --model lego_L_PG_64"
 )(import_)

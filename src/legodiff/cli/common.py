@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,6 +24,7 @@ from rich.progress import (
 if TYPE_CHECKING:
     import torch
 
+    from legodiff.model.spec import StackSpec
     from legodiff.pipeline import LegoPipeline
     from legodiff.sampling import Method
 
@@ -71,6 +73,28 @@ BudgetOption = Annotated[
 CompileOption = Annotated[
     bool, typer.Option("--compile", help="Through torch.compile: pays off for many images.")
 ]
+
+
+def open_spec(model: str) -> "tuple[StackSpec, Path | None]":
+    """What a preset is, or a run, model folder or Hub id, and where that is.
+
+    Of one on the Hub the weights are not fetched.
+    """
+    from legodiff import store
+    from legodiff.model.presets import PRESETS
+    from legodiff.model.spec import StackSpec
+
+    if model in PRESETS and not Path(model).is_dir():
+        return PRESETS[model], None
+    try:
+        folder, snapshot = store.find(model, needed=[store.CONFIG])
+    except ValueError as error:
+        near = get_close_matches(model, PRESETS, n=3)
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        raise ValueError(f"{error}{hint}") from error
+    if snapshot is not None:
+        tell_commit(model, snapshot.repo, snapshot.commit)
+    return StackSpec.from_dict(store.read_config(folder)["stack"]), folder
 
 
 def full_method(

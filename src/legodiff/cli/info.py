@@ -1,15 +1,12 @@
 """``legodiff info``"""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from legodiff.cli.common import console, parse_size, say, tell_commit
-
-if TYPE_CHECKING:
-    from legodiff.model.spec import StackSpec
+from legodiff.cli.common import console, open_spec, parse_size, say
 
 
 def info(
@@ -22,7 +19,7 @@ def info(
     from legodiff.model.cost import brick_flops, brick_parameters, shared_flops
     from legodiff.model.spec import ForeignSpec
 
-    spec, folder = _open(run)
+    spec, folder = open_spec(run)
     canvas = parse_size(size) or spec.image_size
     spec.check_canvas(canvas)
     flops, parameters = brick_flops(spec, canvas), brick_parameters(spec)
@@ -63,20 +60,6 @@ def info(
         say(foreign)
     if folder is not None:
         _about(folder)
-
-
-def _open(run: str) -> "tuple[StackSpec, Path | None]":
-    """What a preset is, or a model; of one on the Hub the weights are not fetched."""
-    from legodiff import store
-    from legodiff.model.presets import PRESETS
-    from legodiff.model.spec import StackSpec
-
-    if run in PRESETS and not Path(run).is_dir():
-        return PRESETS[run], None
-    folder, snapshot = store.find(run, needed=[store.CONFIG])
-    if snapshot is not None:
-        tell_commit(run, snapshot.repo, snapshot.commit)
-    return StackSpec.from_dict(store.read_config(folder)["stack"]), folder
 
 
 def _about(folder: Path) -> None:

@@ -21,19 +21,28 @@ Watch = Callable[[float, tuple[int, ...], list[Tensor]], None]
 """Told of an evaluation: noise level, bricks that ran, their estimates."""
 
 
+def counted(work: Callable[[], object]) -> int:
+    """FLOPs of what a function does on the meta device, where it makes its tensors."""
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        work()
+    return int(counter.get_total_flops())
+
+
 @lru_cache(maxsize=256)
+@torch.no_grad()
 def subset_flops(spec: StackSpec, bricks: tuple[int, ...], size: tuple[int, int]) -> int:
     """FLOPs of one image of ``size`` (height, width) through the given bricks."""
-    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+
+    def run() -> None:
         LegoStack(spec)(torch.empty(1, spec.channels, *size), torch.empty(1), bricks=bricks)
-    return int(counter.get_total_flops())
+
+    return counted(run)
 
 
+@torch.no_grad()
 def shared_flops(spec: StackSpec) -> int:
     """FLOPs every evaluation pays, whichever bricks run: the embedding of the noise level."""
-    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        LegoStack(spec).noise_embedding(torch.empty(1))
-    return int(counter.get_total_flops())
+    return counted(lambda: LegoStack(spec).noise_embedding(torch.empty(1)))
 
 
 def brick_flops(spec: StackSpec, size: tuple[int, int] | None = None) -> tuple[int, ...]:

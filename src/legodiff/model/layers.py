@@ -53,6 +53,14 @@ class Attention(nn.Module):
         return out
 
 
+def mlp(width: int, ratio: float) -> nn.Sequential:
+    """The two linear layers of a block."""
+    hidden = int(ratio * width)
+    return nn.Sequential(
+        nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width)
+    )
+
+
 class Block(nn.Module):
     """The adaLN-Zero block of DiT: the identity until it is trained."""
 
@@ -60,10 +68,7 @@ class Block(nn.Module):
         super().__init__()
         self.modulation = Modulation(width, parts=6)
         self.attention = Attention(width, heads)
-        hidden = int(mlp_ratio * width)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width)
-        )
+        self.mlp = mlp(width, mlp_ratio)
 
     def forward(self, tokens: Tensor, condition: Tensor) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition)
@@ -85,8 +90,15 @@ class Output(nn.Module):
         return out
 
 
+def sinusoids(c_noise: Tensor, count: int) -> Tensor:
+    """c_noise (B,) to (B, count): cosines, then sines, of periods up to 10,000; float32."""
+    ramp = torch.arange(count // 2, device=c_noise.device, dtype=torch.float32) / (count // 2)
+    angles = c_noise.float()[:, None] * torch.exp(-log(10_000) * ramp)
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
 class NoiseEmbedding(nn.Module):
-    """c_noise (B,) to (B, D): 256 sinusoids of periods up to 10,000, then a small network."""
+    """c_noise (B,) to (B, D): 256 sinusoids, then a small network."""
 
     frequencies = 256
 
@@ -96,10 +108,7 @@ class NoiseEmbedding(nn.Module):
         self.second = nn.Linear(width, width)
 
     def forward(self, c_noise: Tensor) -> Tensor:
-        half = self.frequencies // 2
-        ramp = torch.arange(half, device=c_noise.device, dtype=torch.float32) / half
-        angles = c_noise.float()[:, None] * torch.exp(-log(10_000) * ramp)
-        waves = torch.cat([angles.cos(), angles.sin()], dim=1)
+        waves = sinusoids(c_noise, self.frequencies)
         out: Tensor = self.second(F.silu(self.first(waves.to(self.first.weight.dtype))))
         return out
 

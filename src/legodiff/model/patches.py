@@ -4,10 +4,13 @@ One pair of functions serves twice: an image is split into patches of a brick's 
 split into the local fields that become tokens. Any H x W that the side divides will do.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from legodiff.model.spec import StackSpec
 
 
 def split(image: Tensor, side: int | tuple[int, int]) -> Tensor:
@@ -76,3 +79,19 @@ class PatchSample:
         """bool (B, 1, H, W): the pixels of the sampled patches."""
         ones = torch.ones(*self.index.shape, 1, *self.side, device=self.index.device)
         return merge(self.put(ones), self.size).bool()
+
+
+def sample_patches(
+    spec: StackSpec,
+    ratios: float | Sequence[float],
+    scores: Sequence[Tensor],
+    size: tuple[int, int],
+) -> list[PatchSample | None]:
+    """For each brick the patches it is trained on; None where all of them run.
+
+    ``ratios`` as for ``spec.patch_ratios``; ``scores`` (B, P) decide for each brick.
+    """
+    return [
+        PatchSample.choose(score, share, brick.patch(size), size) if share < 1 else None
+        for brick, score, share in zip(spec.bricks, scores, spec.patch_ratios(ratios), strict=True)
+    ]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from legodiff.config import TrainConfig
-from legodiff.model.patches import PatchSample
+from legodiff.model.patches import PatchSample, sample_patches
 from legodiff.model.spec import StackSpec
 from legodiff.noise import ddpm_table_sigmas, lognormal_sigmas, uniform
 
@@ -55,10 +55,7 @@ def draw(
         noise=noise,
         sigma=sigma,
         uniform=uniform(pair[:, 1]),
-        samples=[
-            PatchSample.choose(score, share, brick.patch(size), size) if share < 1 else None
-            for brick, score, share in zip(spec.bricks, scores, ratios, strict=True)
-        ],
+        samples=sample_patches(spec, ratios, scores, size),
         fill=fills if settings.fill == "noise" else None,
     )
 

@@ -4,14 +4,13 @@ import time
 from dataclasses import dataclass
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from legodiff.codec import Codec
 from legodiff.config import RunConfig, TrainConfig
 from legodiff.data import ImageData
 from legodiff.diffusion.loss import brick_losses
-from legodiff.model.cost import subset_flops
-from legodiff.model.patches import PatchSample
+from legodiff.model.cost import counted, subset_flops
+from legodiff.model.patches import sample_patches
 from legodiff.model.spec import StackSpec
 from legodiff.model.stack import LegoStack
 from legodiff.train.distributed import World
@@ -82,20 +81,16 @@ def estimate(config: RunConfig, data: ImageData, codec: Codec, world: World) -> 
 
 def training_flops(spec: StackSpec, settings: TrainConfig) -> int:
     """FLOPs of training on one image, counted on the meta device: 2 x multiply-accumulates."""
-    size, ratios = spec.image_size, spec.patch_ratios(settings.ratio(spec))
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        network = LegoStack(spec)
+    size = spec.image_size
+
+    def learn() -> None:
         clean, sigma = torch.empty(1, spec.channels, *size), torch.empty(1)
-        samples = [
-            PatchSample.choose(torch.empty(1, count), share, brick.patch(size), size)
-            if share < 1
-            else None
-            for brick, count, share in zip(
-                spec.bricks, spec.patch_counts(size), ratios, strict=True
-            )
-        ]
-        brick_losses(network, clean, clean, sigma, samples=samples).mean().backward()  # type: ignore[no-untyped-call]
-    return int(counter.get_total_flops())
+        scores = [torch.empty(1, count) for count in spec.patch_counts(size)]
+        samples = sample_patches(spec, settings.ratio(spec), scores, size)
+        losses = brick_losses(LegoStack(spec), clean, clean, sigma, samples=samples)
+        losses.mean().backward()  # type: ignore[no-untyped-call]
+
+    return counted(learn)
 
 
 def _wait(world: World) -> None:

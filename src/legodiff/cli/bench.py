@@ -1,0 +1,244 @@
+"""``legodiff bench``"""
+
+import json
+import shlex
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from legodiff.cli.common import (
+    DeviceOption,
+    check_place,
+    choose_device,
+    console,
+    open_spec,
+    parse_size,
+    progress,
+    say,
+)
+
+if TYPE_CHECKING:
+    from legodiff.evaluate.bench import Row, Spread
+    from legodiff.evaluate.contenders import Contender, Drawing, Setting
+
+WIDTHS = {"": 12, "ms an image": 13, "ms": 13, "x time": 11}  # less would break a spread
+PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}
+
+
+def bench(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(help="Presets, run or model folders, Hub ids. By default lite-pr-16."),
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Images at a time.", min=1)] = 8,
+    size: Annotated[
+        str | None, typer.Option(help="Canvas as HEIGHTxWIDTH; the first model's by default.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="How often each is timed.", min=1)] = 10,
+    device: DeviceOption = "auto",
+    precision: Annotated[str, typer.Option(help="fp32, or bf16 by autocast.")] = "fp32",
+    train: Annotated[bool, typer.Option("--train", help="Loss and gradient of a batch.")] = False,
+    patches: Annotated[
+        float, typer.Option(help="With --train: share of the patches trained on.")
+    ] = 1.0,
+    skip: Annotated[
+        float,
+        typer.Option(help="Share of the steps to draw without the top brick.", min=0, max=1),
+    ] = 0.5,
+    against: Annotated[str, typer.Option(help="Opponents: dit, uvit, or none.")] = "dit,uvit",
+    threads: Annotated[int | None, typer.Option(help="Of the CPU.", min=1)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="A .json for all figures; table and picture go beside it.")
+    ] = None,
+) -> None:
+    """Measure what models cost: FLOPs, time and memory, of all bricks, of each, and of plans.
+
+    All take turns in one process, beside a plain DiT and, for the paper's sizes, a U-ViT. Trust the
+    ratios: milliseconds change with whatever else the machine does.
+    """
+    import torch
+
+    from legodiff.evaluate.bench import measure, product
+    from legodiff.evaluate.contenders import Setting, candidates, drawn, gather
+
+    if precision not in PRECISIONS:
+        raise ValueError(f"--precision {precision}: choose from {', '.join(PRECISIONS)}")
+    if not 0 < patches <= 1 or (patches < 1 and not train):
+        raise ValueError(f"--patches {patches}: give a share in (0, 1], together with --train")
+    if out is not None:
+        check_place(out.absolute().parent, 10**6)
+        if out.suffix != ".json":
+            raise ValueError(f"--out {out}: give the name of a .json file")
+    names = list(dict.fromkeys(models or ["lite-pr-16"]))
+    canvas = parse_size(size) or open_spec(names[0])[0].image_size
+    dtype = getattr(torch, PRECISIONS[precision])
+    setting = Setting(canvas, batch, choose_device(device), dtype, train, patches)
+    if threads:
+        torch.set_num_threads(threads)
+
+    stacks = [_open(name, setting, skip) for name in names]
+    opponents = [] if against == "none" else [word.strip() for word in against.split(",")]
+    contenders = gather([stack for stack, _ in stacks], opponents, canvas)
+    with progress() as show:
+        entries = [product(setting.device, dtype)]
+        for number, contender in enumerate(contenders):
+            show("building", number, len(contenders))
+            entries += candidates(contender, setting)
+        show("building", len(contenders), len(contenders))
+        ceiling, *rows = measure(entries, rounds, setting.device, show)
+    ways = [(drawing, drawn(one, drawing, rows)) for one, kept in stacks for drawing in kept]
+    _report(rows, ways, ceiling, setting, out)
+
+
+def _open(name: str, setting: "Setting", skip: float) -> "tuple[Contender, list[Drawing]]":
+    """A model, and the ways to draw with it."""
+    from legodiff.evaluate.contenders import drawings, of_stack
+    from legodiff.pipeline import LegoPipeline
+    from legodiff.sampling import Sampling
+
+    spec, folder = open_spec(name)
+    spec.check_canvas(setting.size)
+    pipe = LegoPipeline.from_pretrained(name) if folder else None
+    kept: list[Drawing] = []
+    if not setting.train and setting.size == spec.image_size:  # others are drawn in windows
+        sampling, curves = (pipe.sampling, pipe.curves) if pipe else (Sampling(), ())
+        kept = drawings(spec, sampling, curves, skip)
+    also = sorted({bricks for drawing in kept for bricks in drawing.calls})
+    return of_stack(name, spec, pipe.stack if pipe else None, also), kept
+
+
+def _report(
+    rows: "list[Row]",
+    ways: "list[tuple[Drawing, Row]]",
+    ceiling: "Row",
+    setting: "Setting",
+    out: Path | None,
+) -> None:
+    """Prints what was measured, and writes it."""
+    from legodiff.evaluate.bench import CONVENTION, Spread, about
+    from legodiff.pictures import cost_picture
+    from legodiff.store import write_atomically
+
+    here = about(setting.device)
+    speed = Spread.of([flops / 1e9 for flops in ceiling.speed])
+    what = "loss and gradient" if setting.train else "an evaluation"
+    told = (
+        f"{setting.size[0]}x{setting.size[1]}, batches of {setting.batch}, {what}; median of "
+        f"{len(ceiling.milliseconds)} rounds (10th to 90th percentile); x: ratio to the first row, "
+        f"of times taken round by round. {CONVENTION}. GEMM: share of the FLOPs a second of a "
+        f"{ceiling.name}, {_range(speed)} GFLOP/s. MB: tensors there are at once, besides weights "
+        f"and images. {here['machine']}, {here['threads']} threads, "
+        f"{str(setting.precision).removeprefix('torch.')}, torch {here['torch']}."
+    )
+    tables = [_evaluations(rows, ceiling)] + ([_drawings(ways)] if len(ways) > 1 else [])
+    for table in tables:
+        console.print(_narrow(table))
+    say(told)
+    if out is None:
+        return
+    values = {
+        "about": {
+            **here,
+            "command": shlex.join(["legodiff", *sys.argv[1:]]),
+            "convention": CONVENTION,
+            "size": setting.size,
+            "batch": setting.batch,
+            "precision": str(setting.precision),
+            "train": setting.train,
+            "patches": setting.patches,
+        },
+        "product": asdict(ceiling),
+        "evaluations": [asdict(row) for row in rows],
+        "drawings": [
+            {**asdict(row), "method": way.method.to_dict(), "nfe": way.calls.total()}
+            for way, row in ways
+        ],
+    }
+    write_atomically(out, json.dumps(values, indent=1).encode())
+    text = "\n\n".join([*map(_markdown, tables), told]) + "\n"
+    write_atomically(out.with_suffix(".md"), text.encode())
+    bars = [(row.name, row.flops / 1e9, Spread.of(row.milliseconds)) for row in rows]
+    cost_picture(out.with_suffix(".png"), bars, f"{what}, {here['machine']}")
+    say(f"In {out}, and beside it the tables (.md) and a picture (.png).")
+
+
+def _evaluations(rows: "list[Row]", ceiling: "Row") -> list[list[str]]:
+    """A table, its header first."""
+    from legodiff.evaluate.bench import Spread, ratio
+
+    header = ["", "params", "GFLOPs", "x", "ms an image", "x time", "GEMM", "MB", "images/s"]
+    lines = [
+        [
+            row.name,
+            f"{row.parameters / 1e6:.2f} M",
+            *_cost(row, rows[0]),
+            f"{ratio(row.speed, ceiling.speed).median:.0%}",
+            "" if row.memory is None else _figure(row.memory / 1e6),
+            _figure(1e3 / Spread.of(row.milliseconds).median),
+        ]
+        for row in rows
+    ]
+    return [header, *lines]
+
+
+def _drawings(ways: "list[tuple[Drawing, Row]]") -> list[list[str]]:
+    """A table, its header first."""
+    header = ["an image drawn", "GFLOPs", "x", "ms", "x time", "solver", "steps", "NFE"]
+    lines = []
+    for way, row in ways:
+        counts = (str(way.method.steps), str(way.calls.total()))
+        lines.append([row.name, *_cost(row, ways[0][1]), way.method.sampler, *counts])
+    return [header, *lines]
+
+
+def _narrow(rows: list[list[str]]) -> Table:
+    """A table for a terminal: parts below the name of the whole, no images/s."""
+    header, *lines = rows
+    shown = [number for number, name in enumerate(header) if name != "images/s"]
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for number in shown:
+        table.add_column(
+            header[number],
+            justify="right" if number else "left",
+            min_width=WIDTHS.get(header[number]),
+        )
+    above = ""
+    for line in lines:
+        name, _, part = line[0].partition(": ")
+        if part and name != above:
+            table.add_row(name)
+        above = name
+        table.add_row(f"  {part}" if part else name, *(line[number] for number in shown[1:]))
+    return table
+
+
+def _cost(row: "Row", first: "Row") -> list[str]:
+    """FLOPs and milliseconds, each also as a ratio."""
+    from legodiff.evaluate.bench import Spread, ratio
+
+    times = ratio(row.milliseconds, first.milliseconds)
+    return [
+        _figure(row.flops / 1e9),
+        f"{row.flops / first.flops:.2f}",
+        _range(Spread.of(row.milliseconds)),
+        "1" if row is first else f"{times.median:.2f} ({times.low:.2f}-{times.high:.2f})",
+    ]
+
+
+def _range(spread: "Spread") -> str:
+    return f"{_figure(spread.median)} ({_figure(spread.low)}-{_figure(spread.high)})"
+
+
+def _figure(value: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{value:.0f}" if value >= 100 else f"{value:#.3g}"
+
+
+def _markdown(table: list[list[str]]) -> str:
+    header, *lines = table
+    return "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *lines])
