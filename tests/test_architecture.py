@@ -46,7 +46,7 @@ ALLOWED = {
     "output": {"store", "codec", "drawing", "pictures", "pipeline", "sampling", "train"},
     "interop": {
         *("noise", "store", "model", "diffusion", "pickles", "arrays", "codec", "vae"),
-        *("sampling", "plans", "pipeline"),
+        *("drawing", "sampling", "plans", "pipeline"),
     },
     "evaluate": {
         *("store", "model", "diffusion", "data", "arrays", "codec", "pictures", "sampling"),
