@@ -47,6 +47,14 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture
+def bases(tmp_path, monkeypatch):
+    """A folder in which the bases lie that recipes put bricks on."""
+    stack = LegoStack(preset("tiny-pr-16", image_size=[32, 32]))
+    LegoPipeline(stack).save_pretrained(tmp_path / "models" / "cifar10" / "ddpm")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
 def call(monkeypatch, capsys):
     """Runs a command line in this process; gives (exit code, stdout, stderr)."""
 

@@ -67,7 +67,7 @@ ALLOWED = {
 # Only inside functions.
 HEAVY = {
     *("datasets", "sklearn", "matplotlib", "huggingface_hub", "diffusers", "scipy"),
-    *("onnx", "onnxscript", "onnxruntime"),
+    *("onnx", "onnxscript", "onnxruntime", "transformers", "torchmetrics"),
 }
 # Classes of diffusers cannot be made without it; nobody imports this file but inside functions.
 OF_DIFFUSERS = "legodiff.interop.diffusers_pipeline"

@@ -100,7 +100,7 @@ def test_a_dry_run_tells_the_cost_and_leaves_nothing(call, photos, tmp_path):
 
 
 @pytest.mark.parametrize("name", recipes())
-def test_every_recipe_is_a_model_that_can_be_built(name):
+def test_every_recipe_is_a_model_that_can_be_built(name, bases):
     config = load_config(name)
     spec = config.model.spec(3, 10, config.train.bricks)
     spec.patch_ratios(config.train.ratio(spec))

@@ -4,7 +4,7 @@ from legodiff import preset
 from legodiff.config import RunConfig, load_config, recipes
 
 
-def test_every_recipe_is_valid_and_names_a_preset():
+def test_every_recipe_is_valid_and_names_a_preset(bases):
     assert "digits" in recipes()
     for name in recipes():
         load_config(name).model.spec(channels=1, classes=10)

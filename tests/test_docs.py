@@ -16,6 +16,7 @@ from typer.main import get_command
 
 from legodiff import LegoPipeline, LegoStack, cli, config, demo, planning, preset
 from legodiff.codec import PixelCodec
+from legodiff.evaluate import digits
 from legodiff.evaluate import bench
 
 ROOT = Path(__file__).parents[1]
@@ -60,6 +61,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setattr(planning, "CHECKED", 8)
     monkeypatch.setattr(planning, "PAPER", 2)
     monkeypatch.setattr(demo, "DigitJudges", judges)
+    monkeypatch.setattr(digits, "DigitJudges", judges)
     monkeypatch.setattr(bench, "PRODUCT", {"cpu": 64})
     monkeypatch.setattr(bench, "TURN", 1e-9)
     monkeypatch.chdir(tmp_path)
@@ -91,8 +93,9 @@ def test_commands_that_need_large_data_name_what_exists(text, monkeypatch):
     """Their options are known, and their recipes are there."""
     for words in re.findall(r"legodiff ((?:[^\n\\]|\\\n)+)", text):
         name, *rest = shlex.split(words.replace("\\\n", " "), comments=True)
-        group = get_command(cli.app).commands
-        command = group[name].commands[rest.pop(0)] if name == "data" else group[name]
+        command = get_command(cli.app).commands[name]
+        if commands := getattr(command, "commands", None):
+            command = commands[rest.pop(0) if rest[0] in commands else "images"]
         known = {option for parameter in command.params for option in parameter.opts}
         assert {word for word in rest if word.startswith("--")} <= known
         if name == "train" and not rest[0].startswith("--"):

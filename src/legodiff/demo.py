@@ -229,7 +229,7 @@ def refinement(
     for number in numbers:
         pixels, label = data.read(number)
         clean = codec.encode(torch.from_numpy(pixels)[None]).repeat(len(sigmas), 1, 1, 1)
-        noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(number))
+        noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(label))
         sigma = torch.tensor(sigmas)
         noisy = clean + sigma.view(-1, 1, 1, 1) * noise
         estimates = stack.estimates(
