@@ -16,8 +16,7 @@ from typer.main import get_command
 
 from legodiff import LegoPipeline, LegoStack, cli, config, demo, planning, preset
 from legodiff.codec import PixelCodec
-from legodiff.evaluate import digits
-from legodiff.evaluate import bench
+from legodiff.evaluate import bench, digits
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
