@@ -38,7 +38,7 @@ def place(tmp_path, monkeypatch):
     torch.manual_seed(0)
     stack = awaken(LegoStack(preset("tiny-pr-16", channels=1, classes=10))).eval()
     (tmp_path / "recipes").mkdir()
-    for name in ("digits", "images-64"):
+    for name in ("digits", "images-64", "celeba-64-s-pg"):
         (tmp_path / "recipes" / f"{name}.yaml").write_text(TINY)
     monkeypatch.setattr(config, "RECIPES", tmp_path / "recipes")
     run = config.load_config("digits").model_dump(mode="json")

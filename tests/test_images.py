@@ -25,6 +25,7 @@ def test_images_of_a_folder_and_of_an_npz_are_the_same(folder, tmp_path):
         images = open_images(str(path))
         assert (images.count, images.channels, images.size) == (5, 3, (8, 12))
         assert torch.equal(images.read([3, 0]), torch.from_numpy(PIXELS[[3, 0]]).movedim(-1, 1))
+    assert "centre crop" in open_images(str(folder)).about["transform"]
     grey = open_images(str(folder), (4, 4), 1).read([0])
     assert grey.shape == (1, 1, 4, 4)
 
@@ -49,7 +50,9 @@ def test_what_sample_writes_is_read_without_its_grid(call, model, tmp_path):
 def test_digits_in_three_parts():
     counts = {part: open_images(part).count for part in ("digits", "digits:held-out", "digits:all")}
     assert counts == {"digits": 1500, "digits:held-out": 297, "digits:all": 1797}
-    assert np.array_equal(open_images("digits", (16, 16)).read([7])[0], Digits(16).images[7])
+    digits = open_images("digits", (16, 16))
+    assert np.array_equal(digits.read([7])[0], Digits(16).images[7])
+    assert digits.about["transform"] == "8x8 enlarged, bicubic"
     with pytest.raises(ValueError, match="digits:test is not known; choose from train, held-out"):
         open_images("digits:test")
 

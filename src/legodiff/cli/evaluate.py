@@ -207,6 +207,7 @@ def canvas(
 
     Grid and random crops, each with the nearest real image and with all of them on average.
     """
+    from legodiff import __version__
     from legodiff.data.images import evenly_spaced
     from legodiff.evaluate.crops import compare
     from legodiff.evaluate.images import open_canvases, open_images
@@ -225,6 +226,7 @@ def canvas(
         "images": {"path": Path(what).name, "canvases": len(canvases), "crops": cells[0].crops},
         "reference": found.about,
         "features": {"name": perceptual.name, "sha256": [f.sha256 for f in perceptual.files]},
+        "software": f"legodiff {__version__}",
     }
     add_records(place / "metrics.json", metrics, protocol)
     _table(metrics, perceptual.name)

@@ -15,7 +15,7 @@ class Digits:
     Raises ValueError for another part.
     """
 
-    channels = 1
+    channels, transform = 1, "8x8 enlarged, bicubic"
     class_names = tuple("0123456789")
 
     def __init__(self, size: int, part: str = "train") -> None:

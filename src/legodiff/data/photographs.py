@@ -13,7 +13,7 @@ class Photographs:
     Texture without objects: for canvases, and as a second small data set beside the digits.
     """
 
-    channels = 3
+    channels, transform = 3, "square crops, Lanczos"
     class_names = ("temple", "flower")
 
     def __init__(self, size: int) -> None:

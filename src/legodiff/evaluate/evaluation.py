@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from legodiff import __version__
 from legodiff.evaluate.extract import Extracted, Show, extract
 from legodiff.evaluate.features import FeatureNetwork
 from legodiff.evaluate.images import Images
@@ -57,6 +58,7 @@ def evaluate(
         "images": {**drawn.about, "count": drawn.count},
         "reference": real.about,
         "features": network.about,
+        "software": f"legodiff {__version__}",
     }
     if not world.leads:
         return Evaluation(metrics, notes, protocol)

@@ -96,7 +96,7 @@ def from_data(data: ImageData, path: str) -> Images:
         "images": len(data),
         "size": [height, width],
         "channels": data.channels,
-        "transform": "halved by a box filter while twice too large, bicubic, centre crop",
+        "transform": getattr(data, "transform", "none"),
     }
     return Images(len(data), data.channels, data.size, read, about)
 
