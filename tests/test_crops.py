@@ -157,5 +157,7 @@ def test_a_cell_of_the_table_says_what_it_is_of():
     assert cells[1].spread.mean == pytest.approx(float(pairs.mean()), rel=1e-5)
     assert cells[2].spread.mean > 0.01
     assert compare(plain, canvases, crops, seed=7)[2] != cells[2]
+    twice = [compare(plain, [canvases[0]] * count, crops)[2].spread for count in (1, 2)]
+    assert twice[0] != twice[1]  # each canvas has places of its own
     wide = compare(plain, canvases, torch.zeros(2, 3, 16, 8, dtype=torch.uint8))
     assert wide[0].name == "PD-gradients-grid-16x8(nearest of 2)"

@@ -5,6 +5,7 @@ import torch
 from PIL import Image
 from toy_features import toy
 
+from legodiff.evaluate import memorised as module
 from legodiff.evaluate.images import Images
 from legodiff.evaluate.memorised import memorised, write_memorised
 
@@ -56,3 +57,16 @@ def test_pictures_and_table_show_them(tmp_path):
     assert (tmp_path / "distances.png").stat().st_size > 1000
     one = memorised(of(PIXELS[:2]), of(PIXELS))
     write_memorised(tmp_path, one, images(PIXELS[:2]), images(PIXELS), "train", "toy")
+
+
+def test_the_nearest_pairs_come_first(tmp_path, monkeypatch):
+    tables = []
+    draw = module.table_of_images
+    monkeypatch.setattr(module, "table_of_images", lambda *args: tables.append(args) or draw(*args))
+    found = memorised(of(PIXELS[:20]), of(PIXELS[20:]))
+    write_memorised(tmp_path, found, images(PIXELS[:20]), images(PIXELS[20:]), "train", "toy")
+    ((_, columns, _),) = tables
+    shown = [float(column) for column in columns]
+    assert shown == sorted(shown)
+    assert shown[0] == pytest.approx(float(found.nearest.distance.min()), abs=0.01)
+    assert shown[-1] == pytest.approx(float(found.nearest.distance.median()), abs=0.05)
