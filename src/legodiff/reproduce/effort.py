@@ -55,10 +55,9 @@ def efforts(scale: Scale) -> list[Effort]:
 
 
 def _spec(model: Model, scale: Scale) -> StackSpec:
-    config = load_config(model.recipe, model.changes)
-    if config.train.bricks is not None or config.train.brick_rates:  # on a base
-        base = next(one for one in scale.models if one.name == model.base)
-        first = load_config(base.recipe, base.changes).model.spec(*scale.image)
-        top = config.model.spec(*scale.image)
-        return StackSpec.from_dict({**top.to_dict(), "bricks": [*first.bricks, *top.bricks]})
-    return config.model.spec(*scale.image)
+    """The network, with that of its base below."""
+    spec = load_config(model.recipe, model.changes).model.spec(*scale.image)
+    if model.base is None:
+        return spec
+    base = _spec(next(one for one in scale.models if one.name == model.base), scale)
+    return StackSpec.from_dict({**spec.to_dict(), "bricks": [*base.bricks, *spec.bricks]})

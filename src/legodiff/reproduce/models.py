@@ -76,7 +76,7 @@ def refined(base: Model, top: Brick, *changes: str) -> tuple[Model, ...]:
     return (
         base,
         on_top("base (frozen) + LEGO-PR", "train.bricks=[1]"),
-        on_top("base (unfrozen) + LEGO-PR", "train.brick_rates=[0.1, 1.0]"),
+        on_top("base (unfrozen) + LEGO-PR"),
         Model("base, trained on", base.recipe, (*base.changes, *changes), after=base.name),
     )
 
