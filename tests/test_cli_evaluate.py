@@ -8,6 +8,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from legodiff import LegoPipeline
+from legodiff.cli.evaluate import is_model
 from legodiff.evaluate import digits
 from legodiff.evaluate.lpips import AlexNet
 
@@ -158,3 +159,11 @@ def test_canvases_are_compared_crop_by_crop(call, tmp_path, monkeypatch):
         code, _, err = call(*words, *more)
         assert (code, err.count("\n")) == (2, 1)
         assert message in err
+
+
+def test_models_are_told_from_images(run, tmp_path):
+    assert is_model(str(run))
+    assert is_model("owner/name")
+    assert is_model("owner/name@v1.0")
+    for images in ("hf:owner/name", "digits", "photos/all.npz", str(tmp_path), "shards/{0..9}.tar"):
+        assert not is_model(images)

@@ -235,13 +235,14 @@ def canvas(
 
 def is_model(what: str) -> bool:
     """Whether it is a model and not a collection of images."""
+    from legodiff.hub import NAME
     from legodiff.store import CONFIG
 
     path = Path(what)
-    if path.is_dir():
+    if path.exists():
         return (path / CONFIG).is_file()
-    name = what.partition("@")[0]
-    return name.count("/") == 1 and not path.exists() and not Path(name).suffix
+    named = NAME.fullmatch(what)  # on the Hub
+    return named is not None and not Path(named[1]).suffix
 
 
 @contextmanager
