@@ -3,19 +3,16 @@
     python benchmarks/plans.py runs/digits-0 --images 2000 --out plans.jsonl
     python benchmarks/plans.py runs/digits-0 --dit runs/dit-0 --images 2000 --out plans.jsonl
     python benchmarks/plans.py --table plans.jsonl
-    python benchmarks/plans.py --figure4 runs/pg-0 runs/pr-0 --images 500 --out figure4
     python benchmarks/plans.py --picture runs/digits-0 --budgets 0.5 0.3 --out budgets
 
 The first finds plans on images of its own, unless `legodiff plan` has, and then draws others: for
 every budget the best that the planner, the paper's rule, fewer steps and DPM-Solver++(2M) with all
 bricks have for it, and a plain DiT of less cost. A line of JSON each: FD-digits, accuracy,
 difference from the full model's images, share of its FLOPs.
---figure4 draws the paper's figure 4 as PNG and CSV: quality and time over the share of steps
-without the top brick, skipped from either side. --picture draws the same seeds in every way.
+--picture draws the same seeds in every way.
 """
 
 import argparse
-import csv
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -29,17 +26,13 @@ from torch import Tensor
 
 from legodiff import LegoPipeline, SkipPlan
 from legodiff.evaluate.digits import DigitJudges, Verdict
-from legodiff.pictures import new_figure, save_figure, save_png, table_of_images
+from legodiff.pictures import save_png, table_of_images
 from legodiff.planning import find_plans
 from legodiff.plans import Curve, Point, write_curves
 from legodiff.sampling import Method
 
 BUDGETS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 BATCH = 100
-COLUMNS = (
-    *("model", "skipped at", "share of steps", "FD-digits", "accuracy", "milliseconds an image"),
-    "FLOPs an image",
-)
 
 
 class Drawer:
@@ -127,43 +120,6 @@ def compare(
         yield row("DiT", None, flops / curve.full.flops, None, judged)
 
 
-def figure4(run: Path, images: int, full: Method) -> Iterator[tuple[Any, ...]]:
-    """Quality and time over the share of steps without the top brick, from either side."""
-    pipe = LegoPipeline.from_pretrained(run)
-    count, sigmas = len(pipe.stack.bricks), pipe.sampling.sigmas(full.steps, full.sampler)
-    drawer = Drawer(pipe, images)
-    rules = {"low noise": SkipPlan.skip_low_noise, "high noise": SkipPlan.skip_high_noise}
-    for name, rule in rules.items():
-        for eighth in range(9):
-            method = replace(full, plan=rule(count, eighth / 8, sigmas))
-            _, verdict, seconds = drawer.draw(method)
-            flops = method.flops(pipe.sampling, pipe.stack.spec, pipe.stack.spec.image_size)
-            milliseconds = 1e3 * seconds / images
-            yield run.name, name, eighth / 8, verdict.fd, verdict.accuracy, milliseconds, flops
-
-
-def draw_figure4(rows: Sequence[tuple[Any, ...]], out: Path) -> None:
-    """The rows of ``figure4`` as CSV, and as PNG: a row of panels for each run."""
-    with out.with_suffix(".csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        writer.writerows(rows)
-    runs, rules = (list(dict.fromkeys(row[column] for row in rows)) for column in (0, 1))
-    figure = new_figure(11, 3.6 * len(runs))
-    panels = figure.subplots(len(runs), 2, squeeze=False)
-    for run, (left, right) in zip(runs, panels, strict=True):
-        for name in rules:
-            chosen = [row for row in rows if row[:2] == (run, name)]
-            left.plot([row[2] for row in chosen], [row[3] for row in chosen], "o-", label=name)
-            right.plot([row[2] for row in chosen], [row[5] for row in chosen], "o-", label=name)
-        for axes, what in ((left, "FD-digits"), (right, "milliseconds an image")):
-            axes.set(xlabel="share of the steps without the top brick", ylabel=what, title=run)
-            axes.grid(alpha=0.3)
-            axes.legend(title="skipped at")
-        right.set_ylim(bottom=0)
-    save_figure(out.with_suffix(".png"), figure)
-
-
 def picture(run: Path, budgets: Sequence[float], measured: int, out: Path, full: Method) -> None:
     """The same ten images by the full method, and by the best of each kind within the budgets."""
     pipe, full, curve = planned(run, full, measured)
@@ -218,7 +174,6 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--measure", type=int, default=100, help="images that plans are found on")
     parser.add_argument("--budgets", type=float, nargs="+", default=BUDGETS)
-    parser.add_argument("--figure4", type=Path, nargs="+")
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--out", type=Path, default=Path("plans.jsonl"))
     parser.add_argument("--table", type=Path)
@@ -226,13 +181,6 @@ def main() -> None:
     full = Method(SkipPlan.full(1), arguments.steps, guidance=arguments.guidance)
     if arguments.table:
         show(arguments.table)
-    elif arguments.figure4:
-        rows = []
-        for run in arguments.figure4:
-            for points in figure4(run, arguments.images, full):
-                rows.append(points)
-                print(*points, sep="\t", flush=True)
-        draw_figure4(rows, arguments.out)
     elif arguments.picture:
         few = arguments.measure
         picture(arguments.picture, arguments.budgets, few, arguments.out, full)

@@ -90,14 +90,7 @@ def test_plans(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(sys, "argv", ["plans.py", "--table", str(out)])
     module["main"]()
     assert len(capsys.readouterr().out.splitlines()) == 2 + len(rows)
-    name = tmp_path / "figure4"
-    words = ["--figure4", run, "--images", 10, "--steps", 2, "--out", name]
-    benchmark(monkeypatch, "plans", *words)["main"]()
-    table = name.with_suffix(".csv").read_text().splitlines()
-    assert table[0].startswith("model,skipped at,share of steps,FD-digits,accuracy,milliseconds")
-    assert len(table) == 1 + 2 * 9
-    assert table[1].split(",")[-1] == table[10].split(",")[-1]  # nothing skipped, from either side
-    assert Image.open(name.with_suffix(".png")).width > 600
+    name = tmp_path / "drawn"
     words = ["--picture", run, "--measure", 2, "--steps", 2, "--budgets", 1, "--out", name]
     benchmark(monkeypatch, "plans", *words)["main"]()
     assert Image.open(name.with_suffix(".png")).width > 600

@@ -24,6 +24,7 @@ BRIEF = ("train.images=24000", *ONCE)
 PHOTOGRAPHS = (
     *("train.images=48000", "train.batch=32", "train.learning_rate=1e-3", *ONCE),
     *("train.warmup_images=2000", "train.decay_to=0.05", "train.ema_halflife_images=4000"),
+    "train.workers=0",
 )
 
 
