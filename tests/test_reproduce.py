@@ -5,16 +5,17 @@ import pytest
 from conftest import judges
 from test_demo import TINY
 
-from legodiff import config
+from legodiff import LegoPipeline, SkipPlan, config
 from legodiff.config import load_config
 from legodiff.evaluate import digits
 from legodiff.model.cost import subset_flops
 from legodiff.model.presets import preset
-from legodiff.reproduce import convergence, experiments, runs
+from legodiff.reproduce import convergence, experiments, runs, skipping
 from legodiff.reproduce.effort import PEAK, SHARE, efforts
 from legodiff.reproduce.experiment import Experiment, Model, Scale
 from legodiff.reproduce.models import bricks, on_digits, patch_bricks, refined, shared_out
 from legodiff.reproduce.pages import spread, table
+from legodiff.sampling import Method
 from legodiff.train.estimate import training_flops
 
 ALL = experiments.EXPERIMENTS
@@ -180,6 +181,21 @@ def test_skipping_costs_less_at_every_share(run):
         assert len(set(costs)) == 3
     assert found[0]["FD-digits-20(train)"] == found[3]["FD-digits-20(train)"]  # nothing is skipped
     assert (folder / "figure.png").is_file()
+
+
+def test_time_is_that_of_the_evaluations(model, monkeypatch):
+    pipe = LegoPipeline.from_pretrained(model)
+    monkeypatch.setattr(skipping, "alternate", lambda *_, device: [[3.0, 5.0, 4.0], [1.0] * 3])
+    time = skipping.milliseconds(pipe, 2)
+    sigmas = pipe.sampling.sigmas(4)
+    full = Method(SkipPlan.full(3), 4)
+    assert time(full) == 7 * 4.0
+    assert time(replace(full, guidance=1.5)) == 14 * 4.0
+    half = replace(full, plan=SkipPlan.skip_high_noise(3, 0.5, sigmas))
+    levels = half.levels(pipe.sampling)
+    without = sum(half.plan.bricks(level) == (0, 1) for level in levels)
+    assert 0 < without < 7
+    assert time(half) == without * 1.0 + (7 - without) * 4.0
 
 
 def test_convergence_goes_on_with_one_training(run, monkeypatch):
