@@ -287,6 +287,18 @@ def test_with_data_it_begins_at_the_papers_scale(call, tmp_path, monkeypatch):
     assert (tmp_path / "paper" / "figure5" / "LEGO-S-PG.png").is_file()
 
 
+@pytest.mark.parametrize("kind", ["quality", "skipping", "convergence"])
+def test_missing_weights_are_told_before_anything_is_trained(kind, call, tmp_path, monkeypatch):
+    for name in ("LEGODIFF_ASSETS", "LEGODIFF_CACHE", "TORCH_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    scale = replace(SMALL, features="inception")
+    monkeypatch.setitem(ALL, "tiny", Experiment("Tiny", kind, scale, scale))
+    code, _, err = call("reproduce", "tiny", "--out", tmp_path / "out")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "FID's Inception is missing" in err
+    assert not (tmp_path / "out").exists()
+
+
 def test_mistakes_are_one_line(call, tmp_path):
     for words, message in (
         (("table8",), "table8 is not known; choose from table1, table2"),

@@ -41,7 +41,7 @@ def run(experiment: Experiment, setting: Setting) -> str:
 
 
 def distance(setting: Setting) -> Perceptual:
-    """LPIPS where its weights are; at the small scale otherwise a plain one, by its own name."""
+    """LPIPS at the paper's scale; at the small one a plain distance that needs no weights."""
     if setting.scale.more["perceptual"] == "lpips":
         return open_lpips().to(setting.world.device)
     return gradients()

@@ -7,7 +7,7 @@ from typing import Any
 from legodiff.pictures import new_figure, save_figure
 from legodiff.reproduce.experiment import Experiment, Model
 from legodiff.reproduce.pages import Rows, groups, spread, table, write_page, write_rows
-from legodiff.reproduce.quality import judged, metric_names
+from legodiff.reproduce.quality import check_features, judged, metric_names
 from legodiff.reproduce.runs import Setting, configuration
 from legodiff.train.estimate import training_flops
 from legodiff.train.inputs import open_inputs
@@ -18,6 +18,7 @@ STAGES = 5  # each twice as long as the one before
 
 def run(experiment: Experiment, setting: Setting) -> str:
     """Trains each model, judges it on the way, and draws the curves; returns the page."""
+    check_features(setting)
     rows: list[dict[str, Any]] = []
     for model in setting.scale.models:
         for seed in setting.seeds:

@@ -6,7 +6,7 @@ from typing import Any
 from PIL import Image
 
 from legodiff.evaluate.evaluation import evaluate
-from legodiff.evaluate.features import FeatureNetwork, open_features
+from legodiff.evaluate.features import DIGITS, POOLED, FeatureNetwork, open_features
 from legodiff.evaluate.images import drawn_images
 from legodiff.model.cost import brick_parameters, subset_flops
 from legodiff.pictures import new_figure, save_figure, save_png, table_of_images
@@ -22,6 +22,7 @@ SHOWN = 10  # images of each model in the picture
 
 def run(experiment: Experiment, setting: Setting) -> str:
     """All models of an experiment, judged; returns the page."""
+    check_features(setting)
     rows: list[dict[str, Any]] = []
     drawn: list[tuple[str, list[Image.Image | None]]] = []
     for model in setting.scale.models:
@@ -79,6 +80,12 @@ def judged(pipe: LegoPipeline, method: Method, setting: Setting) -> dict[str, An
 def network(setting: Setting, size: tuple[int, int]) -> FeatureNetwork:
     """What images are compared in the features of."""
     return open_features(setting.scale.features, None, setting.world.device, size)
+
+
+def check_features(setting: Setting) -> None:
+    """Raises ValueError, rather now than after training, if weights of the features are missing."""
+    if setting.scale.features not in (DIGITS, POOLED):
+        network(setting, (1, 1))
 
 
 def metric_names(rows: Rows) -> list[str]:

@@ -16,7 +16,7 @@ from legodiff.pictures import new_figure, save_figure
 from legodiff.pipeline import LegoPipeline
 from legodiff.reproduce.experiment import Experiment
 from legodiff.reproduce.pages import Rows, groups, spread, table, write_page, write_rows
-from legodiff.reproduce.quality import judged, metric_names
+from legodiff.reproduce.quality import check_features, judged, metric_names
 from legodiff.reproduce.runs import Setting, trained
 from legodiff.sampling import Method
 
@@ -27,6 +27,7 @@ SIDES = {"low noise": SkipPlan.skip_low_noise, "high noise": SkipPlan.skip_high_
 
 def run(experiment: Experiment, setting: Setting) -> str:
     """Quality and time over the share of steps without the top brick; returns the page."""
+    check_features(setting)
     rows: list[dict[str, Any]] = []
     shares = setting.scale.more["shares"]
     for model in setting.scale.models:
