@@ -22,7 +22,7 @@ PLAIN: Brick = ("image", 2, 6)
 ONCE = ("train.picture_images=0", "train.checkpoint_images=1000000")
 BRIEF = ("train.images=24000", *ONCE)
 PHOTOGRAPHS = (
-    *("train.images=48000", "train.batch=32", "train.learning_rate=1e-3", *ONCE),
+    *("train.images=32000", "train.batch=32", "train.learning_rate=1e-3", *ONCE),
     *("train.warmup_images=2000", "train.decay_to=0.05", "train.ema_halflife_images=4000"),
     "train.workers=0",
 )
@@ -40,7 +40,7 @@ def on_digits(name: str, *chosen: Brick, changes: Sequence[str] = (), **more: An
 
 
 def on_photographs(name: str, *chosen: Brick, **more: Any) -> Model:
-    """A stack of width 128 on crops of photographs, 32x32: 48,000 images."""
+    """A stack of width 128 on crops of photographs, 32x32: 32,000 images."""
     return Model(name, "images-32", (bricks(*chosen), *PHOTOGRAPHS), **more)
 
 
@@ -100,7 +100,7 @@ def patch_bricks(make: Make, sizes: Sequence[int], local: int, top: Brick) -> tu
     """Figure 11: six blocks in patch-bricks below a fixed image-brick.
 
     Left: bricks of every choice of ``sizes``, with the same local field. Right: the smallest and
-    the largest, whose local field is half of it, with more and more of the blocks in the smaller.
+    the largest, whose local field is half its side, with more and more blocks in the smaller.
     """
     masks = sorted(range(1, 2 ** len(sizes)), key=lambda mask: (mask.bit_count(), mask))
     found = []
