@@ -230,7 +230,13 @@ EXPERIMENTS: dict[str, Experiment] = {
     "figure9": Experiment(
         "Figure 9: how much of the top brick, larger images, with guidance (XL, 512x512)",
         "skipping",
-        replace(PHOTOGRAPHS, models=PHOTOGRAPHS.models[1:], guidances=GUIDANCE, more=FEW_SHARES),
+        replace(
+            PHOTOGRAPHS,
+            models=PHOTOGRAPHS.models[1:],
+            samples=500,
+            guidances=GUIDANCE,
+            more={"shares": (0.0, 0.5, 1.0)},
+        ),
         replace(IMAGENET_512, models=IMAGENET_512.models[1:], guidances=GUIDANCE, more=SHARES),
         note=FIGURE4,
     ),
