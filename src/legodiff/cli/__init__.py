@@ -55,7 +55,7 @@ app.command(
     "legodiff reproduce table1 --scale paper"
 )(reproduce)
 app.command(epilog="Example:  legodiff push runs/demo owner/name --license apache-2.0")(push)
-app.command(epilog="Example:  legodiff export runs/demo --to onnx --budget 0.5 --out demo-onnx")(
+app.command(epilog="Example:  legodiff export runs/demo --to onnx --budget 0.7 --out demo-onnx")(
     export
 )
 app.add_typer(data, name="data")
