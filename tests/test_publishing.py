@@ -203,7 +203,7 @@ def test_nothing_of_this_machine_leaves_it(tmp_path):
         ("path", "/home/me/photos/", "photos"),
         ("path", "C:\\Users\\me\\photos", "photos"),
         ("path", "\\\\server\\share\\photos.zip", "photos.zip"),
-        ("path", "../work/photos", "photos"),
+        ("path", "../home/photos", "photos"),
         ("path", "~/photos", "photos"),
         ("path", "~me/photos", "photos"),
         ("path", "work/photos", "photos"),
