@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import re
 import struct
 import sys
 import types
@@ -92,7 +93,7 @@ def edm_pickle(path, name, **attributes):
     tensors, given = golden(name)
     inner = {key.removeprefix("model."): tensor for key, tensor in tensors.items()}
     lego = module("training.lego_models.LEGO", inner, num_heads=2, dropout_prob=0.2)
-    net = module("EDMPrecondLEGO", {}, sigma_data=0.5, **attributes)
+    net = module("EDMPrecondLEGO", {}, **{"sigma_data": 0.5, **attributes})
     net._modules["model"] = lego
     with path.open("wb") as file:
         content = {"ema": net, "loss_fn": None, "augment_pipe": None, "dataset_kwargs": {"a": 1}}
@@ -123,6 +124,18 @@ def test_every_bricks_estimate_is_theirs(official, tmp_path):
     pipe.save_pretrained(tmp_path / "model")
     again = LegoPipeline.from_pretrained(tmp_path / "model")
     assert torch.equal(estimates(again, given)[-1], estimates(pipe, given)[-1])
+
+
+@pytest.mark.parametrize("value", ["0.5", [0.5], None, {"a": 1}])
+def test_attributes_that_are_no_numbers_are_passed_over(value, official):
+    """What stands where a number should is not believed; the usual one is taken."""
+    path, _ = official
+    edm_pickle(path, "lego_pg")
+    plain = import_model(path).pipe.stack.spec
+    edm_pickle(path, "lego_pg", sigma_data=value)
+    assert import_model(path).pipe.stack.spec == plain
+    edm_pickle(path, "lego_pg", sigma_data=0.25)
+    assert import_model(path).pipe.stack.spec.sigma_data == 0.25
 
 
 def test_guidance_is_theirs(tmp_path):
@@ -378,6 +391,10 @@ HOSTILE = {
     "a storage of terabytes": (
         LEGACY_FILE.replace(b"K\x04N", b"\x8a\x06" + (2**46).to_bytes(6, "little") + b"N"),
         "more than the file is long",
+    ),
+    "a storage whose key is no text": (
+        re.sub(rb"X.\0\0\0[0-9]+q\x05", b"K\x07q\x05", LEGACY_FILE, count=1, flags=re.DOTALL),
+        "numbers of the kind FloatStorage",
     ),
     "big-endian numbers": (
         LEGACY + pickle.dumps({"little_endian": False}, 2),
