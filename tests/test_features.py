@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 
 from legodiff.evaluate import features as module
 from legodiff.evaluate.assets import INCEPTION
-from legodiff.evaluate.features import coloured, open_features
+from legodiff.evaluate.features import IMAGENET, coloured, open_features
 from legodiff.evaluate.inception import Inception
 from legodiff.store import sha256
 
@@ -123,12 +123,16 @@ def test_dinov2_is_that_of_transformers_own_preparation(tmp_path):
     network = open_features("dinov2", str(tmp_path / "dino"), CPU, (24, 24))
     assert network.name == "DINOv2-32"
     prepare = transformers.BitImageProcessor(
-        size={"height": 224, "width": 224}, do_center_crop=False, resample=3
+        size={"height": 224, "width": 224},
+        do_center_crop=False,
+        resample=3,
+        image_mean=IMAGENET[0],
+        image_std=IMAGENET[1],
     )
     pixels = prepare([image.movedim(0, -1).numpy() for image in IMAGES], return_tensors="pt")
     theirs = made(pixels["pixel_values"]).pooler_output
-    assert torch.allclose(network.run(IMAGES).pool, theirs, atol=0.02)
-    assert not torch.allclose(network.run(IMAGES.flip(-1)).pool, theirs, atol=0.02)
+    assert torch.allclose(network.run(IMAGES).pool, theirs, atol=0.004)
+    assert not torch.allclose(network.run(IMAGES.flip(-1)).pool, theirs, atol=0.004)
     (tmp_path / "dino" / "model.safetensors").unlink()
     with pytest.raises(ValueError, match=r"holds no model\.safetensors"):
         open_features("dinov2", str(tmp_path / "dino"), CPU, (24, 24))

@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from legodiff import __version__, store
 from legodiff.codec import LatentCodec
 from legodiff.interop.formats import FORMATS, require
@@ -70,7 +72,7 @@ def sampling_data(
 ) -> dict[str, Any]:
     """How an image is drawn with graphs, as JSON data."""
     spec, files = pipe.stack.spec, {graph.bricks: graph.file for graph in graphs}
-    versions = {name: version(name) for name in ("torch", *FORMATS[kind])}
+    versions = {"torch": torch.__version__, **{name: version(name) for name in FORMATS[kind]}}
     brick = spec.bricks[0]
     has_no_class = spec.classes and not (isinstance(brick, ForeignSpec) and not brick.no_class)
 
