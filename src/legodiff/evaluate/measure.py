@@ -68,7 +68,7 @@ def measure(
 
 
 def floor(features: Tensor, count: int, seed: int = 0) -> tuple[float, int]:
-    """The Fréchet distance of real images from other real ones: what no model can be below.
+    """The Fréchet distance of real images from other real ones: about here one cannot tell.
 
     Of ``count`` of the reference's ``features`` (M, D) from all others, or of half of them where
     there are fewer than twice as many. Returns it, and how many it is of.
