@@ -125,6 +125,7 @@ def test_memory_is_what_torchs_profiler_saw_allocated(train, tmp_path, monkeypat
     setting = Setting((16, 16), 4, CPU, train=train)
     entry = candidates(of_stack("a", preset("lite-pr-16")), setting)[0]
     activities = [torch.profiler.ProfilerActivity.CPU]
+    entry.run()
     with torch.profiler.profile(activities=activities, profile_memory=True) as profiler:
         entry.run()
     profiler.export_chrome_trace(str(tmp_path / "trace.json"))

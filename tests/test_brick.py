@@ -5,7 +5,7 @@ import torch
 from conftest import awaken
 
 from legodiff import BrickSpec
-from legodiff.model.brick import LegoBrick
+from legodiff.model.brick import LegoBrick, geometry
 from legodiff.model.layers import initialize, position_embedding
 from legodiff.model.patches import PatchSample, merge, split
 
@@ -100,3 +100,19 @@ def test_merge_of_all_patches_is_the_brick_on_each(monkeypatch):
     patches = split(image, 8)
     alone = torch.stack([brick(patch, condition) for patch in patches.unbind(1)], dim=1)
     assert torch.allclose(merge(alone, SIZE), brick(image, condition), atol=1e-6)
+
+
+def test_geometry_is_made_once_and_serves_everyone():
+    """What inference or a traced graph saw first must not reach training."""
+    geometry.cache_clear()
+    brick, image, condition = make(8, 4), torch.randn(1, 4, *SIZE), torch.randn(1, 32)
+    torch.export.export(brick, (image, condition), strict=False)
+    assert geometry.cache_info().currsize == 0
+    with torch.inference_mode():
+        brick(image, condition)
+    brick(image, condition).sum().backward()
+    assert geometry.cache_info().hits == 1
+    assert brick.embed.weight.grad.abs().sum() > 0
+    brick(torch.randn(1, 4, 16, 16), condition)
+    brick.double()(image.double(), condition.double())
+    assert geometry.cache_info().misses == 2

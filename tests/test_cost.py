@@ -67,7 +67,7 @@ def test_meter_counts_images_and_gives_the_estimate():
     with torch.no_grad():
         estimate = meter(noisy, sigma, None, bricks=(0, 2))
         meter(noisy[:2], sigma[:2], None, bricks=(0,))
-    assert torch.equal(estimate, stack(noisy, sigma, bricks=(0, 2)))
+        assert torch.equal(estimate, stack(noisy, sigma, bricks=(0, 2)))
     assert meter.evaluations == 5
     cost = {bricks: subset_flops(stack.spec, bricks, (16, 16)) for bricks in [(0, 2), (0,)]}
     assert meter.flops == 3 * cost[0, 2] + 2 * cost[0,]

@@ -82,13 +82,6 @@ def test_attention_is_softmax_attention():
     assert torch.allclose(attention(tokens)[0, 0], expected, atol=1e-6)
 
 
-def test_attention_over_more_sequences_than_a_kernel_takes(monkeypatch):
-    attention, tokens = Attention(8, 2), torch.randn(5, 7, 4, 8)
-    whole = attention(tokens)
-    monkeypatch.setattr(layers, "MAX_SEQUENCES", 8)
-    assert torch.allclose(attention(tokens), whole, atol=1e-6)
-
-
 def test_position_embedding_is_that_of_dit():
     """Independently: half of the channels from the column, half from the row, sine then cosine."""
     width, rows, columns = 16, 3, 5

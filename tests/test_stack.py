@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import awaken, noisy_batch, samples_of
 
 from legodiff import LegoStack, preset
@@ -69,7 +70,7 @@ def test_a_brick_above_skipped_ones_is_given_the_linear_estimate(stack):
     noisy, sigma, labels = noisy_batch()
     at = OBJECTIVES["edm"](sigma, 0.5)
     prior = linear_estimate(noisy, sigma, 0.5)
-    condition = stack.noise_embedding(at.noise) + stack.class_embedding(labels)
+    condition = F.silu(stack.noise_embedding(at.noise) + stack.class_embedding(labels))
     raw = stack.bricks[2](torch.cat([at.scale * noisy, prior / 0.5], dim=1), condition)
     expected = prior + at.out * raw
     assert torch.allclose(stack(noisy, sigma, labels, bricks=(2,)), expected, atol=1e-6)
@@ -82,7 +83,7 @@ def test_the_papers_bricks_predict_anew():
     noisy, sigma, _ = noisy_batch()
     first, second = stack.estimates(noisy, sigma, bricks=(0, 1))
     at = OBJECTIVES["edm"](sigma, 0.5)
-    condition = stack.noise_embedding(at.noise)
+    condition = F.silu(stack.noise_embedding(at.noise))
     raw = stack.bricks[1](torch.cat([at.scale * noisy, first / 0.5], dim=1), condition)
     assert torch.allclose(second, to_clean(raw, noisy, at), atol=1e-6)
 
@@ -143,10 +144,12 @@ def test_height_and_width_are_not_confused():
     import legodiff.model.brick as module
 
     zeros = lambda grid, *_: torch.zeros(grid[0] * grid[1], width)  # noqa: E731
+    module.geometry.cache_clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "position_embedding", zeros)
         transposed = other(noisy.mT.contiguous(), sigma).mT
         assert torch.allclose(transposed, stack(noisy, sigma), atol=1e-5)
+    module.geometry.cache_clear()
 
 
 def test_no_label_is_the_last_class(stack):

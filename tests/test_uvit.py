@@ -54,10 +54,10 @@ def test_a_block_of_the_second_half_reads_its_mirror_in_the_first():
     """Blocks that add 1, 10, 100 ... and joints that pass on either what is below or the mirror."""
     network, seen = small(), []
     for number, block in enumerate(network.blocks):
-        for layer in (block.attention.out, block.mlp[2]):
+        for layer in (block.attention.out, block.mlp[1]):
             layer.weight.zero_()
             layer.bias.zero_()
-        block.mlp[2].bias.fill_(10.0**number)
+        block.mlp[1].bias.fill_(10.0**number)
     network.positions.zero_()
     network.embed.weight.zero_()
     network.embed.bias.zero_()

@@ -157,14 +157,14 @@ def peak_memory(run: Callable[[], object], device: torch.device) -> int | None:
     On CUDA what its allocator says; on the CPU without the scratch space inside an operation. None
     on other devices.
     """
+    if device.type not in ("cpu", "cuda"):
+        return None
+    run()  # what is made once and for all, a table or a library's workspace, is not counted
     if device.type == "cuda":
-        run()  # libraries take their workspace, once and for all
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         run()
         return int(torch.cuda.max_memory_allocated(device)) - before
-    if device.type != "cpu":
-        return None
     with _Live() as live:
         run()
     return int(live.peak)

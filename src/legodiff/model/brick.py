@@ -1,5 +1,8 @@
 """One LEGO brick: a small DiT over the patches of an image, each patch on its own."""
 
+from functools import lru_cache
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -62,12 +65,26 @@ class LegoBrick(nn.Module):
         The embedding of its pixel coordinates on the canvas, plus its position within the patch.
         The same for every image, so it is computed once and not per image.
         """
-        local, patch = self.spec.local, self.spec.patch(canvas)
-        fields = split(split(coordinates(canvas, like.device), patch), local).flatten(-3)
+        width = self.embed.out_features
+        find = geometry.__wrapped__ if torch.compiler.is_compiling() else geometry
+        fields, positions = find(self.spec, canvas, self.trained, width, like.device)
         weight = self.embed.weight[:, -fields.shape[-1] :]
-        grid = (patch[0] // local, patch[1] // local)
-        trained = self.spec.patch(self.trained)
-        trained_grid = (trained[0] // local, trained[1] // local)
-        positions = position_embedding(grid, trained_grid, len(weight), like.device)
         table = F.linear(fields.to(like.dtype), weight, self.embed.bias)
         return table + positions.to(like.dtype)
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)  # or what sampling has made could not serve training
+def geometry(
+    spec: BrickSpec,
+    canvas: tuple[int, int],
+    trained: tuple[int, int],
+    width: int,
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    """Pixel coordinates (P, N, 2 * l * l) and positions (N, D) of the tokens of a canvas."""
+    patch, known = spec.patch(canvas), spec.patch(trained)
+    fields = split(split(coordinates(canvas, device), patch), spec.local).flatten(-3)
+    grid = (patch[0] // spec.local, patch[1] // spec.local)
+    known_grid = (known[0] // spec.local, known[1] // spec.local)
+    return fields, position_embedding(grid, known_grid, width, device)

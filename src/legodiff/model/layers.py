@@ -5,24 +5,36 @@ stays inside a patch; every linear layer sees all B * P * N tokens as one matrix
 modulation belongs to the image, is computed once for it, and is broadcast over its P * N tokens.
 """
 
+from collections import OrderedDict
 from math import log
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-MAX_SEQUENCES = 65_535  # CUDA's attention kernels put the batch on a 16-bit grid axis
+from legodiff.model.kernels import attend, linear
+
+
+class Linear(nn.Linear):
+    """A linear layer that many tokens go through; with ``gelu``, tanh-GELU of what it gives."""
+
+    def __init__(self, width_in: int, width_out: int, gelu: bool = False) -> None:
+        super().__init__(width_in, width_out)
+        self.gelu = gelu
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias, self.gelu)
 
 
 class Modulation(nn.Linear):
-    """Condition (B, D) to ``parts`` modulation vectors, each (B, 1, 1, D)."""
+    """Condition (B, D), which has gone through SiLU, to ``parts`` vectors, each (B, 1, 1, D)."""
 
     def __init__(self, width: int, parts: int) -> None:
         super().__init__(width, parts * width)
         self.parts = parts
 
     def forward(self, condition: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        return super().forward(F.silu(condition))[:, None, None].chunk(self.parts, dim=-1)
+        return super().forward(condition)[:, None, None].chunk(self.parts, dim=-1)
 
 
 def modulate(tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -37,28 +49,21 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.out = Linear(width, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        batch, patches, count, width = tokens.shape
-        qkv = self.qkv(tokens).view(batch * patches, count, 3, self.heads, width // self.heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B * P, heads, N, D / heads)
-        if query.shape[0] > MAX_SEQUENCES:  # unlike len, a shape stays open in a traced graph
-            parts = zip(*(x.split(MAX_SEQUENCES) for x in (query, key, value)), strict=True)
-            mixed = torch.cat([F.scaled_dot_product_attention(*part) for part in parts])
-        else:
-            mixed = F.scaled_dot_product_attention(query, key, value)
-        out: Tensor = self.out(mixed.transpose(1, 2).reshape(tokens.shape))
+        size = tokens.shape[-1] // self.heads
+        qkv = self.qkv(tokens).view(*tokens.shape[:-1], 3, self.heads, size)
+        out: Tensor = self.out(attend(qkv))
         return out
 
 
 def mlp(width: int, ratio: float) -> nn.Sequential:
-    """The two linear layers of a block."""
+    """The two linear layers of a block. Their names leave room for the GELU inside the first."""
     hidden = int(ratio * width)
-    return nn.Sequential(
-        nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width)
-    )
+    layers = {"0": Linear(width, hidden, gelu=True), "2": Linear(hidden, width)}
+    return nn.Sequential(OrderedDict(layers))
 
 
 class Block(nn.Module):

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from legodiff import store
@@ -216,13 +217,13 @@ class LegoStack(nn.Module):
         self.spec.check_canvas((noisy.shape[2], noisy.shape[3]))
 
     def _condition(self, c_noise: Tensor, labels: Tensor | None) -> Tensor:
-        """What every brick is told of the image: (B, D)."""
+        """What every brick is told of the image: (B, D), through the SiLU before modulation."""
         condition: Tensor = self.noise_embedding(c_noise)
         if self.class_embedding is not None:
             if labels is None:
                 labels = torch.full_like(c_noise, self.spec.classes, dtype=torch.int64)
             condition = condition + self.class_embedding(labels)
-        return condition
+        return F.silu(condition)
 
     def _hand_over(self, estimate: Tensor, noisy: Tensor, at: Coefficients) -> Tensor:
         """What the next brick reads of an estimate, at about unit variance."""

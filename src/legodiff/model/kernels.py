@@ -1,0 +1,105 @@
+"""Linear layers and attention by what is fastest where they run: every such choice is made here.
+
+| where                      | linear layer | with tanh-GELU              | attention              |
+|----------------------------|--------------|-----------------------------|------------------------|
+| CPU of AMD, float32        | oneDNN       | oneDNN, fused (no gradient) | torch's own            |
+| other CPU, float32         | torch (MKL)  | oneDNN, fused (no gradient) | torch's own            |
+| CUDA                       | torch        | torch                       | short ones share tiles |
+| other, traced, or autocast | torch        | torch                       | as above               |
+
+What each is worth is in docs/benchmarks.md. All agree with the plain path to rounding.
+"""
+
+import platform
+from functools import lru_cache
+from math import gcd
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+MAX_SEQUENCES = 65_535  # CUDA's attention kernels put the batch on a 16-bit grid axis
+TILE, SHORT = 128, 32
+"""Rows of a tile of those kernels; sequences up to ``SHORT`` tokens share one."""
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor, gelu: bool = False) -> Tensor:
+    """(..., K) by (N, K) and (N,) to (..., N), and if asked tanh-GELU of that."""
+    plain = (
+        x.device.type != "cpu"
+        or x.dtype != torch.float32
+        or torch.is_autocast_enabled("cpu")
+        or torch.compiler.is_compiling()
+        or not torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    )
+    if gelu and not plain and not torch.is_grad_enabled():
+        return _one_dnn(x, weight, bias, "gelu", "tanh")
+    if plain or not prefers_one_dnn():
+        out = F.linear(x, weight, bias)
+    elif torch.is_grad_enabled():
+        out = _OneDnnLinear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    else:
+        out = _one_dnn(x, weight, bias)
+    return F.gelu(out, approximate="tanh") if gelu else out
+
+
+def _one_dnn(
+    x: Tensor, weight: Tensor, bias: Tensor | None, after: str = "none", kind: str = ""
+) -> Tensor:
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, after, [], kind)
+    return out
+
+
+class _OneDnnLinear(torch.autograd.Function):
+    """The gradient of the weight stays with torch: oneDNN would copy both of its factors."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _one_dnn(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        of_x, of_weight, of_bias = ctx.needs_input_grad
+        grad = grads[0]
+        rows = grad.flatten(0, -2)
+        return (
+            _one_dnn(grad, weight.t(), None) if of_x else None,
+            rows.t() @ x.flatten(0, -2) if of_weight else None,
+            rows.sum(dim=0) if of_bias else None,
+        )
+
+
+@lru_cache
+def prefers_one_dnn() -> bool:
+    """Whether this is an AMD CPU, where MKL makes less than half of oneDNN's FLOP/s in float32."""
+    told = Path("/proc/cpuinfo")
+    maker = told.read_text() if told.is_file() else platform.processor()
+    has_mkl = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
+    return has_mkl and "AuthenticAMD" in maker
+
+
+def attend(qkv: Tensor) -> Tensor:
+    """Attention among the tokens of each patch: (B, P, N, 3, heads, d) to (B, P, N, heads * d)."""
+    batch, patches, count, _, heads, size = qkv.shape
+    together, mask = 1, None
+    if shares_tiles(qkv.device) and count <= SHORT:
+        together = gcd(patches, TILE // count)
+        patch = torch.arange(together * count, device=qkv.device) // count
+        mask = patch[:, None] == patch
+    qkv = qkv.reshape(batch * (patches // together), together * count, 3, heads, size)
+    query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (sequences, heads, tokens, d)
+    if query.shape[0] > MAX_SEQUENCES:  # unlike len, a shape stays open in a traced graph
+        parts = zip(*(x.split(MAX_SEQUENCES) for x in (query, key, value)), strict=True)
+        mixed = torch.cat([F.scaled_dot_product_attention(q, k, v, mask) for q, k, v in parts])
+    else:
+        mixed = F.scaled_dot_product_attention(query, key, value, mask)
+    return mixed.transpose(1, 2).reshape(batch, patches, count, heads * size)
+
+
+def shares_tiles(device: torch.device) -> bool:
+    """Whether its attention works in tiles of 128 rows, which four tokens would leave empty."""
+    return device.type == "cuda"
