@@ -5,7 +5,7 @@ from conftest import awaken
 from torch._dynamo.testing import CompileCounter
 
 from legodiff import BrickSpec, LegoPipeline, LegoStack, SkipPlan, preset
-from legodiff.model.compiled import CompiledStack
+from legodiff.model.compiled import CompiledStack, compile_blocks
 
 PLAN = SkipPlan(((0.0, (0, 1)), (0.5, (0,))))
 
@@ -73,5 +73,33 @@ def test_without_a_compiler_there_is_a_line(stack):
     def broken(graph, inputs):
         raise RuntimeError("no C++ here")
 
-    with pytest.raises(ValueError, match=r"does not work here; draw without it .*no C"):
+    with pytest.raises(ValueError, match=r"does not work here; go without it .*no C"):
         CompiledStack(stack, backend=broken)(*inputs(2))
+
+
+def test_blocks_learn_as_without_and_keep_less(stack):
+    """Through the real compiler: the gradient, the names, and how much autograd saves."""
+    noisy, sigma, labels = inputs(3)
+    found = []
+    names = set(stack.state_dict())
+    for compiled in (False, True):
+        if compiled:
+            compile_blocks(stack)
+        saved = {}
+
+        def pack(tensor, saved=saved):
+            saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        stack.zero_grad()
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = sum(e.square().mean() for e in stack.estimates(noisy, sigma, labels))
+        loss.backward()
+        gradients = [parameter.grad.clone() for parameter in stack.parameters()]
+        found.append((loss.detach(), gradients, sum(saved.values())))
+    (loss, gradients, size), (other_loss, other_gradients, smaller) = found
+    assert torch.allclose(loss, other_loss, rtol=1e-5)
+    for one, other in zip(gradients, other_gradients, strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-5)
+    assert smaller < size
+    assert set(stack.state_dict()) == names

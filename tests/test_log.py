@@ -78,6 +78,19 @@ def test_time_spent_on_pictures_does_not_count(tmp_path, monkeypatch):
     assert read_log(tmp_path / "log.jsonl")[0]["images_per_second"] == 5.0
 
 
+def test_the_share_of_time_that_images_were_waited_for(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("legodiff.train.log.time.perf_counter", lambda: clock[0])
+    log = make(tmp_path / "log.jsonl", images=200, seen=0)
+    for seen, wait in ((1, 3.0), (2, 0.0)):
+        with log.waiting():
+            clock[0] += wait
+        clock[0] += 1.0
+        log.add(seen, step([1.0], [1.0]), (0, 1), 0.1)
+        log.write(seen)
+    assert [line["data_wait"] for line in read_log(tmp_path / "log.jsonl")] == [0.75, 0.0]
+
+
 def test_other_places_get_the_numbers_of_each_line(tmp_path, monkeypatch):
     told = []
     log = make(tmp_path / "log.jsonl", images=200, seen=0, sinks=[told.append])

@@ -1,13 +1,16 @@
 import multiprocessing
 import time
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from small_runs import CODEC, Bars, checkpoint_tensors, config, quiet, same, weights
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from legodiff import LegoPipeline, LegoStack
 from legodiff.data import Unreadable
+from legodiff.model.compiled import compile_blocks
 from legodiff.store import read_config
 from legodiff.train import learner as learners
 from legodiff.train import loop
@@ -333,13 +336,18 @@ def test_seeds_of_order_noise_and_weights_all_follow_the_runs_seed(tmp_path, mon
     assert not any(torch.equal(a, b) for a, b in zip(first[0], first[1], strict=True))
 
 
-def test_passes_and_recomputing_do_not_change_what_is_learnt(tmp_path):
+def test_passes_recomputing_and_compiling_do_not_change_what_is_learnt(tmp_path, monkeypatch):
+    counter = CompileCounterWithBackend("aot_eager")
+    monkeypatch.setattr(learners, "compile_blocks", partial(compile_blocks, backend=counter))
     changes = ("train.patch_ratio=0.5",)
     train(config(*changes), Bars(), CODEC, tmp_path / "once")
     train(config(*changes, "train.micro_batch=4"), Bars(), CODEC, tmp_path / "passes")
     train(config(*changes, "train.recompute=true"), Bars(), CODEC, tmp_path / "recomputed")
+    assert not counter.frame_count
+    train(config(*changes, "train.compile=true"), Bars(), CODEC, tmp_path / "compiled")
+    assert counter.frame_count
     once = weights(tmp_path / "once", "raw")
-    for name in ("passes", "recomputed"):
+    for name in ("passes", "recomputed", "compiled"):
         other = weights(tmp_path / name, "raw")
         assert max((once[key] - other[key]).abs().max() for key in once) < 1e-6
 

@@ -127,6 +127,8 @@ class TrainConfig(Part):
     """Images a process takes at once; by default all of its share. Halved if memory runs out."""
     recompute: bool = False
     """Compute activations again in the backward pass instead of keeping them: less memory."""
+    compile: bool = False
+    """Blocks through torch.compile: faster and with less memory, after a minute or so."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """Several processes: each with the whole network, or each with a part of it."""
     workers: Annotated[int, Field(ge=0)] = 0
@@ -158,6 +160,7 @@ class TrainConfig(Part):
 FREE = (
     *("train.micro_batch", "train.recompute", "train.parallel", "train.workers"),
     *("train.checkpoint_images", "train.keep", "train.picture_images", "train.log"),
+    "train.compile",
     *("train.images", "train.most_bad_steps", "data.path", "data.strict", "data.vae"),
 )
 """Settings that may differ when a run is resumed."""

@@ -1,6 +1,7 @@
-"""A stack through ``torch.compile``: one graph for every set of bricks that runs."""
+"""A stack through ``torch.compile``: whole to draw with, block by block to learn."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -45,8 +46,6 @@ class CompiledStack:
         bricks: Sequence[int] | None = None,
     ) -> list[Tensor]:
         """As ``LegoStack.estimates``. Raises ValueError if torch cannot compile here."""
-        from torch._dynamo.exc import BackendCompilerFailed  # takes seconds to import
-
         running = tuple(sorted(set(range(len(self.spec.bricks)) if bricks is None else bricks)))
         inputs = [noisy, sigma] if labels is None else [noisy, sigma, labels]
         count, several = len(noisy), (running, len(inputs), noisy.shape[1:], True)
@@ -61,14 +60,34 @@ class CompiledStack:
         if len(inputs[0]) > 1:
             for tensor in inputs:
                 torch._dynamo.mark_dynamic(tensor, 0)
-        try:
-            with torch._dynamo.config.patch(recompile_limit=MOST_GRAPHS):
-                return [estimate[:count] for estimate in self.graphs[key](*inputs)]
-        except BackendCompilerFailed as error:
-            reason = str(error.inner_exception).splitlines()[0]
-            raise ValueError(
-                f"torch.compile does not work here; draw without it ({reason})"
-            ) from error
+        with telling_failure(), torch._dynamo.config.patch(recompile_limit=MOST_GRAPHS):
+            return [estimate[:count] for estimate in self.graphs[key](*inputs)]
+
+
+def compile_blocks(stack: LegoStack, **options: Any) -> None:
+    """From now on its blocks run, forward and backward, through ``torch.compile``.
+
+    A block is compiled once for each shape of tokens and serves all alike: bricks may be left out,
+    and memory may be shared out, as before. Names of weights stay. ``options`` are those of
+    ``torch.compile``.
+    """
+    for brick in stack.bricks:
+        for block in getattr(brick, "blocks", []):
+            block.compile(**options)
+
+
+@contextmanager
+def telling_failure() -> Iterator[None]:
+    """Raises ValueError, in one line, if torch cannot compile here."""
+    try:
+        yield
+    except RuntimeError as error:
+        from torch._dynamo.exc import BackendCompilerFailed  # takes seconds to import
+
+        if not isinstance(error, BackendCompilerFailed):
+            raise
+        reason = str(error.inner_exception).splitlines()[0]
+        raise ValueError(f"torch.compile does not work here; go without it ({reason})") from error
 
 
 def _estimates(

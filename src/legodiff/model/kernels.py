@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 MAX_SEQUENCES = 65_535  # CUDA's attention kernels put the batch on a 16-bit grid axis
+FEW = 64  # rows below which it takes longer to call oneDNN than it saves
 TILE, SHORT = 128, 32
 """Rows of a tile of those kernels; sequences up to ``SHORT`` tokens share one."""
 
@@ -34,14 +35,15 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, gelu: bool = False) -> Tenso
         or torch.compiler.is_compiling()
         or not torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     )
-    if gelu and not plain and not torch.is_grad_enabled():
+    free = not plain and not torch.is_grad_enabled()
+    if gelu and free and x.shape[:-1].numel() >= FEW:
         return _one_dnn(x, weight, bias, "gelu", "tanh")
     if plain or not prefers_one_dnn():
         out = F.linear(x, weight, bias)
-    elif torch.is_grad_enabled():
-        out = _OneDnnLinear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
-    else:
+    elif free:
         out = _one_dnn(x, weight, bias)
+    else:
+        out = _OneDnnLinear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
     return F.gelu(out, approximate="tanh") if gelu else out
 
 

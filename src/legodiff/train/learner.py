@@ -14,6 +14,7 @@ from legodiff.codec import Codec
 from legodiff.config import TrainConfig
 from legodiff.diffusion.loss import brick_losses, drop_labels, fill_image
 from legodiff.model.brick import LegoBrick
+from legodiff.model.compiled import compile_blocks
 from legodiff.model.spec import StackSpec
 from legodiff.model.stack import LegoStack
 from legodiff.train.distributed import World, replicate, shard
@@ -139,6 +140,8 @@ def build_learner(network: LegoStack, codec: Codec, settings: TrainConfig, world
     sharded = settings.parallel == "fsdp" and world.size > 1
     if settings.recompute:
         recompute(network)
+    if settings.compile:
+        compile_blocks(network)
     if sharded:
         shard(network)
         shard(ema.network)

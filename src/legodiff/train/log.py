@@ -41,9 +41,10 @@ class Log:
     """Averages the losses of the steps and writes a JSON line every so many images.
 
     A line has images, loss, losses (one a brick, bottom to top), bands (for each brick the loss in
-    each noise band, parted by ``BANDS``), learning_rate, images_per_second, memory_mb, and what was
-    noted in between. Lines beyond ``seen`` images, left by a run that was resumed further back,
-    are removed. On several processes every one calls it, and the first one writes.
+    each noise band, parted by ``BANDS``), learning_rate, images_per_second, data_wait (share of the
+    time spent waiting for images), memory_mb, and what was noted in between. Lines beyond ``seen``
+    images, left by a run that was resumed further back, are removed. On several processes every one
+    calls it, and the first one writes.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Log:
         self.sums = torch.zeros(2, bricks, len(BANDS) + 1, device=world.device)
         self.edges = torch.tensor(BANDS, device=world.device)
         self.notes: dict[str, Any] = {}
-        self.rate = 0.0
+        self.rate = self.waited = 0.0
         if world.leads:
             lines = read_log(path) if path.exists() else []
             kept = [line for line in lines if line["images"] <= seen]
@@ -101,6 +102,13 @@ class Log:
         self.began += spent
         self.reported += spent
 
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time spent in here is told as waiting for images."""
+        began = time.perf_counter()
+        yield
+        self.waited += time.perf_counter() - began
+
     def report(self, seen: int, losses: Tensor) -> None:
         """Tells the progress bar; done every so often, and to be done at the end."""
         now = time.perf_counter()
@@ -124,6 +132,7 @@ class Log:
             "bands": [[_rounded(loss) for loss in row] for row in (sums / counts).tolist()],
             "learning_rate": self.rate,
             "images_per_second": round((seen - self.written) / (now - self.began), 1),
+            "data_wait": round(self.waited / (now - self.began), 3),
             "memory_mb": round(peak_memory(self.world.device) / 1e6),
             **self.notes,
             **more,
@@ -135,7 +144,7 @@ class Log:
                 sink(line)
         if told:
             self.report(seen, torch.tensor(told))
-        self.written, self.began, self.notes = seen, now, {}
+        self.written, self.began, self.waited, self.notes = seen, now, 0.0, {}
         self.sums.zero_()
 
 

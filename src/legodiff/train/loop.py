@@ -16,6 +16,7 @@ import torch
 from legodiff.codec import Codec
 from legodiff.config import RunConfig, TrainConfig
 from legodiff.data import ImageData
+from legodiff.model.compiled import telling_failure
 from legodiff.pipeline import LegoPipeline
 from legodiff.train.checkpoint import Checkpoints
 from legodiff.train.distributed import World, plain, synchronized
@@ -72,7 +73,8 @@ def train(
     seen = open_run(run, average, learner, world, resume, say)
 
     example = torch.from_numpy(data.read(0)[0])
-    micro_batch = fit_micro_batch(learner, example, settings, world, say)
+    with telling_failure():
+        micro_batch = fit_micro_batch(learner, example, settings, world, say)
     learner = replicated(learner, settings, world)
     trainer = Trainer(
         settings=settings,
@@ -182,7 +184,8 @@ class Trainer:
         learner.optimizer.zero_grad()
         taken = []
         for number in range(passes):
-            batch = next(self.stream)
+            with self.log.waiting():
+                batch = next(self.stream)
             self.complain(batch)
             with synchronized(learner.objective, learner.network, last=number == passes - 1):
                 losses = learner.objective(batch.images, batch.labels, batch.positions, bricks)
