@@ -202,18 +202,22 @@ def test_opponents_are_those_of_the_papers_tables():
         name: [other.name for other in opponents(f"lego-{name}")]
         for name in ("s-pg-64", "s-u-64", "l-pr-64", "xl-pg-64")
     }
-    small = ["dit-s-2-64", "U-ViT-S/4"]
+    small = ["dit-s-2-64", "U-ViT-S/4", "diffusers dit-s-2-64"]
     assert found["s-pg-64"] == found["s-u-64"] == small
-    assert found["l-pr-64"] == ["dit-l-2-64", "U-ViT-L/4"]
-    assert found["xl-pg-64"] == ["dit-xl-2-64"]
-    assert [one.name for one in opponents("dit-s-2-64")] == ["U-ViT-S/4"]
-    assert [one.name for one in opponents("lego-s-pg-32", (32, 32))] == ["dit-s-2-32"]
+    assert found["l-pr-64"] == ["dit-l-2-64", "U-ViT-L/4", "diffusers dit-l-2-64"]
+    assert found["xl-pg-64"] == ["dit-xl-2-64", "diffusers dit-xl-2-64"]
+    assert [one.name for one in opponents("dit-s-2-64")] == ["U-ViT-S/4", "diffusers dit-s-2-64"]
+    found = [one.name for one in opponents("lego-s-pg-32", (32, 32))]
+    assert found == ["dit-s-2-32", "diffusers dit-s-2-32"]
+    anew = replace(PRESETS["lego-s-pg-64"], refine=False)
+    assert gather([of_stack("mine", anew)], ["dit"], (64, 64))[1].name == "dit-s-2-64"
     assert opponents("lego-s-pg-64", against=["uvit"])[0].spec.depth == 13
     assert opponents("lego-s-pg-64", against=[]) == []
 
 
 def test_other_stacks_meet_a_dit_of_their_width_and_depth():
-    assert [one.name for one in opponents("lite-pr-16", (16, 16))] == ["lite-dit-16"]
+    found = [one.name for one in opponents("lite-pr-16", (16, 16), ["dit", "uvit"])]
+    assert found == ["lite-dit-16"]
     spec = replace(
         PRESETS["tiny-pr-16"], classes=7, bricks=(BrickSpec(8, 4, 3), BrickSpec(4, 2, 2))
     )
@@ -221,14 +225,16 @@ def test_other_stacks_meet_a_dit_of_their_width_and_depth():
     assert other.name == "DiT of mine"
     assert other.spec == replace(spec, bricks=(BrickSpec("image", 2, 5),))
     foreign = replace(spec, bricks=(ForeignSpec("callable"), BrickSpec(4, 2, 2)))
-    assert gather([of_stack("mine", foreign)], ["dit", "uvit"], (64, 64))[1:] == []
+    assert gather([of_stack("mine", foreign)], tuple(OPPONENTS), (64, 64))[1:] == []
 
 
 def test_each_opponent_comes_once():
     stacks = [of_stack(name, PRESETS[name]) for name in ("dit-s-2-64", "lego-s-pg-64")]
     found = [one.name for one in gather([*stacks, stacks[1]], ["dit", "uvit"], (64, 64))]
     assert found == ["dit-s-2-64", "lego-s-pg-64", "lego-s-pg-64", "U-ViT-S/4"]
-    with pytest.raises(ValueError, match="no opponent 'unet'; choose from dit, uvit, or none"):
+    with pytest.raises(
+        ValueError, match="no opponent 'unet'; choose from dit, uvit, diffusers, or none"
+    ):
         gather(stacks, ["unet"], (64, 64))
 
 
@@ -264,6 +270,21 @@ def test_the_paper_says_what_a_u_vit_is_and_it_runs():
         [row] = measure(candidates(small, Setting((16, 16), 2, CPU, train=train)), 1, CPU)
         assert row.flops > 0
         assert row.memory > 0
+
+
+def test_the_dit_of_diffusers_is_as_large_as_ours():
+    pytest.importorskip("diffusers")
+    own = StackSpec((16, 16), 3, 32, 2, (BrickSpec("image", 2, 3),))
+    ours, theirs = gather([of_stack("mine", own)], ["diffusers"], (16, 16))
+    assert theirs.name == "diffusers mine"
+    for train in (False, True):
+        setting = Setting((16, 16), 2, CPU, train=train)
+        mine, other = (candidates(one, setting)[0] for one in (ours, theirs))
+        # it learns a variance too, and embeds the noise level in every block
+        assert mine.flops < other.flops < 1.05 * mine.flops
+        [row] = measure([other], 1, CPU)
+        assert row.memory > 0
+    assert gather([of_stack("mine", own)], ["diffusers"], (16, 32))[1:] == []
 
 
 def test_a_way_to_draw_costs_its_evaluations():

@@ -50,7 +50,13 @@ def bench(
         float,
         typer.Option(help="Share of the steps to draw without the top brick.", min=0, max=1),
     ] = 0.5,
-    against: Annotated[str, typer.Option(help="Opponents: dit, uvit, or none.")] = "dit,uvit",
+    against: Annotated[
+        str, typer.Option(help="Opponents: dit, uvit, diffusers (its DiT), or none.")
+    ] = "dit,uvit",
+    authors: Annotated[
+        Path | None,
+        typer.Option(help="A copy of the authors' code, to measure theirs with the same weights."),
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Of the CPU.", min=1)] = None,
     out: Annotated[
         Path | None, typer.Option(help="A .json for all figures; table and picture go beside it.")
@@ -63,6 +69,7 @@ def bench(
     """
     import torch
 
+    from legodiff.evaluate.authors import beside_authors
     from legodiff.evaluate.bench import measure, product
     from legodiff.evaluate.contenders import Setting, candidates, drawn, gather
 
@@ -83,7 +90,12 @@ def bench(
 
     stacks = [_open(name, setting, skip) for name in names]
     opponents = [] if against == "none" else [word.strip() for word in against.split(",")]
-    contenders = gather([stack for stack, _ in stacks], opponents, canvas)
+    released = []
+    if authors is not None:
+        pairs = [beside_authors(stack, authors) for stack, _ in stacks]
+        stacks = [(own, kept) for (own, _), (_, kept) in zip(pairs, stacks, strict=True)]
+        released = [theirs for _, theirs in pairs]
+    contenders = gather([stack for stack, _ in stacks], opponents, canvas) + released
     with progress() as show:
         entries = [product(setting.device, dtype)]
         for number, contender in enumerate(contenders):

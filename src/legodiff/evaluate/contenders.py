@@ -7,21 +7,22 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from legodiff.budgets import paper_plan
-from legodiff.diffusion.loss import brick_losses
+from legodiff.diffusion.loss import Trainable, brick_losses
 from legodiff.diffusion.skipping import SkipPlan
 from legodiff.evaluate.bench import Candidate, Row
 from legodiff.evaluate.uvit import UViT, UViTSpec
 from legodiff.model.cost import counted
+from legodiff.model.foreign import ForeignBrick
 from legodiff.model.patches import PatchSample, sample_patches
 from legodiff.model.presets import PRESETS, SIZES
-from legodiff.model.spec import BrickSpec, StackSpec
+from legodiff.model.spec import BrickSpec, ForeignSpec, StackSpec
 from legodiff.model.stack import LegoStack
 from legodiff.plans import Curve
 from legodiff.sampling import Method, Sampling
@@ -95,8 +96,13 @@ def dit(name: str, spec: StackSpec, size: tuple[int, int]) -> Contender | None:
     depth = SIZES[letter][3] if letter else sum(brick.depth for brick in bricks)
     local = min([b.local for b in bricks if b.is_image] or [b.local for b in bricks])
     plain = replace(spec, bricks=(BrickSpec("image", local, depth),))
-    known = (preset for preset, other in PRESETS.items() if other == plain)
+    known = (preset for preset, other in PRESETS.items() if _shape(other) == _shape(plain))
     return of_stack(next(known, f"DiT of {name}"), plain) if plain != spec else None
+
+
+def _shape(spec: StackSpec) -> tuple[Any, ...]:
+    """What a stack's cost comes from, channels and classes aside."""
+    return spec.image_size, spec.width, spec.heads, spec.bricks
 
 
 def uvit(name: str, spec: StackSpec, size: tuple[int, int]) -> Contender | None:
@@ -109,9 +115,44 @@ def uvit(name: str, spec: StackSpec, size: tuple[int, int]) -> Contender | None:
     return Contender(f"U-ViT-{letter.upper()}/{own.patch}", UViT, own)
 
 
+def diffusers(name: str, spec: StackSpec, size: tuple[int, int]) -> Contender | None:
+    """The DiT of diffusers, of the width and depth of the plain one."""
+    plain = dit(name, spec, size)
+    own = plain.spec if plain else spec
+    if len(own.bricks) > 1 or not isinstance(own.bricks[0], BrickSpec) or size[0] != size[1]:
+        return None
+    config = {
+        "num_attention_heads": own.heads,
+        "attention_head_dim": own.width // own.heads,
+        "in_channels": own.channels,
+        "num_layers": own.bricks[0].depth,
+        "patch_size": own.bricks[0].local,
+        "sample_size": size[0],
+        "num_embeds_ada_norm": own.classes or 1,  # it cannot be without classes
+    }
+    brick = ForeignSpec(
+        "DiTTransformer2DModel",
+        config,
+        prediction="edm",
+        sigma_data=own.sigma_data,
+        classes=own.classes or 1,
+        step=own.bricks[0].local,
+    )
+    foreign = replace(own, bricks=(brick,), classes=brick.classes)
+    known = plain.name if plain else name
+    return Contender(f"diffusers {known}", _foreign_brick, foreign)
+
+
+def _foreign_brick(spec: StackSpec) -> nn.Module:
+    brick = spec.bricks[0]
+    assert isinstance(brick, ForeignSpec)
+    return ForeignBrick(brick, spec.channels)
+
+
 OPPONENTS: dict[str, Callable[[str, StackSpec, tuple[int, int]], Contender | None]] = {
     "dit": dit,
     "uvit": uvit,
+    "diffusers": diffusers,
 }
 """Name -> what it makes of a stack's name, spec and canvas; None: there is none."""
 
@@ -145,7 +186,7 @@ def candidates(contender: Contender, setting: Setting) -> list[Candidate]:
     network = (contender.network or fresh(contender)).to(setting.device)
     batch = _batch(contender, setting, setting.batch, setting.device)
     with torch.device("meta"):
-        weightless = contender.kind(contender.spec)
+        weightless = contender.kind(contender.spec).to("meta")
     one = _batch(contender, setting, 1, torch.device("meta"))
     return [
         Candidate(
@@ -165,7 +206,8 @@ def fresh(contender: Contender) -> nn.Module:
         torch.manual_seed(0)
         network = contender.kind(contender.spec)
         for parameter in network.parameters():
-            nn.init.normal_(parameter, std=0.02)
+            if parameter.requires_grad:  # else it is no weight but a table
+                nn.init.normal_(parameter, std=0.02)
     return network
 
 
@@ -210,8 +252,9 @@ def _estimate(network: nn.Module, bricks: Bricks | None, batch: Batch) -> None:
 def _learn(network: nn.Module, bricks: Bricks | None, batch: Batch) -> None:
     """The loss and its gradient, which is then forgotten."""
     clean, noise, sigma, labels, samples = batch
-    if isinstance(network, LegoStack):
-        losses = brick_losses(network, clean, noise, sigma, labels, bricks=bricks, samples=samples)
+    if hasattr(network, "estimates"):
+        bricked = cast("Trainable", network)
+        losses = brick_losses(bricked, clean, noise, sigma, labels, bricks=bricks, samples=samples)
         loss = losses.mean()
     else:
         loss = F.mse_loss(network(clean + noise * sigma.view(-1, 1, 1, 1), sigma, labels), clean)

@@ -90,5 +90,6 @@ def _figure(setting: Setting, rows: Rows) -> None:
     for panel, name in zip(axes, ("training time, seconds", "training, TFLOPs"), strict=True):
         panel.set(xlabel=name, ylabel=metric, xscale="log", yscale="log")
         panel.grid(alpha=0.3, which="both")
+        panel.xaxis.set_minor_formatter("")  # its labels would lie on each other
         panel.legend()
     save_figure(setting.out / "figure.png", figure)
