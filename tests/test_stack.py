@@ -265,3 +265,25 @@ def test_weights_that_do_not_fit_are_refused_and_nothing_is_loaded(stack):
         with pytest.raises(ValueError, match=r"somewhere does not fit .* 1 tensors .* bricks\."):
             stack.load_weights(some, "somewhere")
     assert all(torch.equal(stack.state_dict()[n], t) for n, t in before.items())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_blocks_can_be_rounded_and_nothing_else_is(stack, dtype, tmp_path):
+    noisy, sigma, labels = noisy_batch()
+    expected = stack(noisy, sigma, labels)
+    kept = {name: tensor.clone() for name, tensor in stack.state_dict().items()}
+    low = stack.lower(dtype)
+    assert low is stack
+    for name, tensor in stack.state_dict().items():
+        rounded = ".blocks." in name
+        assert tensor.dtype == (dtype if rounded else torch.float32), name
+        assert torch.equal(tensor, kept[name].to(tensor.dtype))
+    inside = []
+    stack.bricks[1].blocks[0].mlp.register_forward_hook(lambda *x: inside.append(x[2].dtype))
+    found = stack(noisy, sigma, labels)
+    assert inside == [dtype]
+    assert found.dtype == torch.float32
+    assert 0 < (found - expected).norm() / expected.norm() < 2e-2
+    with pytest.raises(ValueError, match="weights were rounded to draw"):
+        stack.save_pretrained(tmp_path / "low")
+    assert not (tmp_path / "low").exists()

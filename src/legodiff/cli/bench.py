@@ -17,6 +17,7 @@ from legodiff.cli.common import (
     choose_device,
     console,
     open_spec,
+    parse_precision,
     parse_size,
     progress,
     say,
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from legodiff.evaluate.contenders import Contender, Drawing, Setting
 
 WIDTHS = {"": 12, "ms an image": 13, "ms": 13, "x time": 11}  # less would break a spread
-PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}
 
 
 def bench(
@@ -41,7 +41,9 @@ def bench(
     ] = None,
     rounds: Annotated[int, typer.Option(help="How often each is timed.", min=1)] = 10,
     device: DeviceOption = "auto",
-    precision: Annotated[str, typer.Option(help="fp32, or bf16 by autocast.")] = "fp32",
+    precision: Annotated[
+        str, typer.Option(help="fp32 or bf16; to train, bf16 is autocast.")
+    ] = "fp32",
     train: Annotated[bool, typer.Option("--train", help="Loss and gradient of a batch.")] = False,
     patches: Annotated[
         float, typer.Option(help="With --train: share of the patches trained on.")
@@ -73,8 +75,7 @@ def bench(
     from legodiff.evaluate.bench import measure, product
     from legodiff.evaluate.contenders import Setting, candidates, drawn, gather
 
-    if precision not in PRECISIONS:
-        raise ValueError(f"--precision {precision}: choose from {', '.join(PRECISIONS)}")
+    dtype = parse_precision(precision)
     if not 0 < patches <= 1 or (patches < 1 and not train):
         raise ValueError(f"--patches {patches}: give a share in (0, 1], together with --train")
     if out is not None:
@@ -83,7 +84,6 @@ def bench(
             raise ValueError(f"--out {out}: give the name of a .json file")
     names = list(dict.fromkeys(models or ["lite-pr-16"]))
     canvas = parse_size(size) or open_spec(names[0])[0].image_size
-    dtype = getattr(torch, PRECISIONS[precision])
     setting = Setting(canvas, batch, choose_device(device), dtype, train, patches)
     if threads:
         torch.set_num_threads(threads)

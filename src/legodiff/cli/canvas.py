@@ -11,6 +11,7 @@ from legodiff.cli.common import (
     DeviceOption,
     GuidanceOption,
     IntervalOption,
+    PrecisionOption,
     SamplerOption,
     SamplerOptions,
     SelfGuidanceOption,
@@ -24,6 +25,7 @@ from legodiff.cli.common import (
     parse_budget,
     parse_labels,
     parse_size,
+    prepare,
     progress,
     say,
 )
@@ -82,6 +84,7 @@ def canvas(
     ] = False,
     weights: WeightsOption = "ema",
     vae: VaeOption = None,
+    precision: PrecisionOption = "fp32",
     compiled: CompileOption = False,
     overwrite: Annotated[bool, typer.Option(help="Replace the file.")] = False,
     device: DeviceOption = "auto",
@@ -102,8 +105,7 @@ def canvas(
     if stride is not None and margin is not None:
         raise ValueError("give --stride or --margin, not both")
     pipe = open_pipeline(run, choose_device(device), vae, weights)
-    if compiled:
-        pipe.compile()
+    prepare(pipe, precision, compiled)
     full = full_method(
         len(pipe.stack.bricks),
         *(steps, sampler, guidance, guidance_interval, self_guidance, option),

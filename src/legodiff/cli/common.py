@@ -73,6 +73,30 @@ BudgetOption = Annotated[
 CompileOption = Annotated[
     bool, typer.Option("--compile", help="Through torch.compile: pays off for many images.")
 ]
+PrecisionOption = Annotated[
+    str, typer.Option("--precision", help="fp32, or bf16: faster on a GPU, rounded.")
+]
+PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}
+
+
+def parse_precision(name: str) -> "torch.dtype":
+    """A dtype by its short name."""
+    import torch
+
+    if name not in PRECISIONS:
+        raise ValueError(f"--precision {name}: choose from {', '.join(PRECISIONS)}")
+    found: torch.dtype = getattr(torch, PRECISIONS[name])
+    return found
+
+
+def prepare(pipe: "LegoPipeline", precision: str, compiled: bool) -> None:
+    """Makes a pipeline draw as ``--precision`` and ``--compile`` say."""
+    import torch
+
+    if (dtype := parse_precision(precision)) != torch.float32:
+        pipe.to(dtype=dtype)
+    if compiled:
+        pipe.compile()
 
 
 def open_spec(model: str) -> "tuple[StackSpec, Path | None]":

@@ -13,6 +13,7 @@ from legodiff.cli.common import (
     DeviceOption,
     GuidanceOption,
     IntervalOption,
+    PrecisionOption,
     SamplerOption,
     SamplerOptions,
     SelfGuidanceOption,
@@ -29,6 +30,7 @@ from legodiff.cli.common import (
     parse_labels,
     parse_numbers,
     parse_size,
+    prepare,
     progress,
     say,
 )
@@ -73,6 +75,7 @@ def sample(
     ] = None,
     weights: WeightsOption = "ema",
     vae: VaeOption = None,
+    precision: PrecisionOption = "fp32",
     compiled: CompileOption = False,
     overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
     device: DeviceOption = "auto",
@@ -88,8 +91,7 @@ def sample(
     with joined(choose_device(device)) as world:
         tell = say if world.leads else nothing
         pipe = open_pipeline(run, world.device, vae, weights, tell)
-        if compiled:
-            pipe.compile()
+        prepare(pipe, precision, compiled)
         chosen = parse_labels(labels, pipe)
         numbers = _seeds(seeds, per_class, len(chosen))
         canvas = pipe.canvas(parse_size(size))

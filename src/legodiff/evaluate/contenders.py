@@ -3,6 +3,7 @@
 An opponent is what a function makes of a stack; a new one is a new row of ``OPPONENTS``.
 """
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -62,10 +63,16 @@ class Setting:
     batch: int
     device: torch.device
     precision: torch.dtype = torch.float32
+    """Below it stacks have their blocks rounded; other networks, and to train all, autocast."""
     train: bool = False
     """The loss of all bricks and its gradient, instead of an estimate."""
     patches: float = 1.0
     """Share of its patches that a patch-brick is trained on."""
+
+    @property
+    def rounds(self) -> bool:
+        """Whether it is for less than single precision."""
+        return self.precision != torch.float32
 
 
 class Drawing(NamedTuple):
@@ -183,7 +190,7 @@ def gather(
 
 def candidates(contender: Contender, setting: Setting) -> list[Candidate]:
     """What there is to measure of a contender, the whole of it first."""
-    network = (contender.network or fresh(contender)).to(setting.device)
+    network = _prepared(contender.network or fresh(contender), setting)
     batch = _batch(contender, setting, setting.batch, setting.device)
     with torch.device("meta"):
         weightless = contender.kind(contender.spec).to("meta")
@@ -198,6 +205,12 @@ def candidates(contender: Contender, setting: Setting) -> list[Candidate]:
         )
         for bricks in (None, *contender.parts)
     ]
+
+
+def _prepared(network: nn.Module, setting: Setting) -> nn.Module:
+    if isinstance(network, LegoStack) and not setting.train and setting.rounds:
+        network = copy.deepcopy(network).lower(setting.precision)
+    return network.to(setting.device)
 
 
 def fresh(contender: Contender) -> nn.Module:
@@ -238,8 +251,10 @@ def _batch(contender: Contender, setting: Setting, images: int, device: torch.de
 
 def _work(network: nn.Module, bricks: Bricks | None, batch: Batch, setting: Setting) -> None:
     """What is measured: these bricks of a network on a batch; None: all of it."""
-    kind, precision = setting.device.type, setting.precision
-    with torch.autocast(kind, precision, enabled=precision != torch.float32):
+    lowered = isinstance(network, LegoStack) and not setting.train
+    with torch.autocast(
+        setting.device.type, setting.precision, enabled=setting.rounds and not lowered
+    ):
         (_learn if setting.train else _estimate)(network, bricks, batch)
 
 

@@ -50,14 +50,23 @@ class LegoBrick(nn.Module):
         fields = split(patches, local).flatten(-3)  # (B, P, N, C_in * l * l)
         tokens = F.linear(fields, self.embed.weight[:, : fields.shape[-1]]) + places
 
+        dtype = self.dtype
+        tokens, told = tokens.to(dtype), condition.to(dtype)
         for block in self.blocks:
-            tokens = block(tokens, condition)
+            tokens = block(tokens, told)
 
-        fields = self.output(tokens, condition).unflatten(-1, (-1, local, local))
+        fields = self.output(tokens.to(condition.dtype), condition).unflatten(
+            -1, (-1, local, local)
+        )
         patches = merge(fields, patch)  # (B, P, C_out, r, r)
         if sample is not None:
             patches = sample.put(patches)
         return merge(patches, canvas)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its blocks, which may be lower than that of what is around them."""
+        return next(self.blocks.parameters(), self.embed.weight).dtype
 
     def place(self, canvas: tuple[int, int], like: Tensor) -> Tensor:
         """What a token knows of where it is: (P, N, D).

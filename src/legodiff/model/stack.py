@@ -134,10 +134,21 @@ class LegoStack(nn.Module):
         out: Tensor = OBJECTIVES[self.spec.objective](sigma, self.spec.sigma_data).out
         return out**-2
 
+    def lower(self, dtype: torch.dtype) -> "LegoStack":
+        """Rounds the weights of all blocks to bfloat16 or float16, to draw faster and in less room.
+
+        Embeddings and output layers, which cost next to nothing, stay as they are, and estimates
+        are float32. A rounded stack is not saved. Bricks of other kinds are left alone.
+        """
+        for brick in self.bricks:
+            if isinstance(brick, LegoBrick):
+                brick.blocks.to(dtype)
+        return self
+
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Writes ``model.safetensors`` and ``config.json``.
 
-        Raises ValueError if a brick is a function, which no file can hold.
+        Raises ValueError if a brick is a function, or if weights were rounded to draw.
         """
         self.check_saved()
         store.write_weights(Path(folder) / store.WEIGHTS, self.state_dict())
@@ -168,7 +179,9 @@ class LegoStack(nn.Module):
         return stack.eval()
 
     def check_saved(self) -> None:
-        """Raises ValueError if a brick is a function, which no file can hold."""
+        """Raises ValueError if a brick is a function, or if weights were rounded to draw."""
+        if len({parameter.dtype for parameter in self.parameters()}) > 1:
+            raise ValueError("weights were rounded to draw; save the model as it was opened")
         for brick in self.spec.bricks:
             if isinstance(brick, ForeignSpec) and brick.network == "callable":
                 raise ValueError("a brick that is a function cannot be saved, only used")
