@@ -22,9 +22,10 @@ from legodiff.cli.common import (
     progress,
     say,
 )
+from legodiff.cli.suite import figure, markdown, run_suite, spread
 
 if TYPE_CHECKING:
-    from legodiff.evaluate.bench import Row, Spread
+    from legodiff.evaluate.bench import Row
     from legodiff.evaluate.contenders import Contender, Drawing, Setting
 
 WIDTHS = {"": 12, "ms an image": 13, "ms": 13, "x time": 11}  # less would break a spread
@@ -59,6 +60,10 @@ def bench(
         Path | None,
         typer.Option(help="A copy of the authors' code, to measure theirs with the same weights."),
     ] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(help="cpu or h100: instead of models, what this library holds itself to."),
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Of the CPU.", min=1)] = None,
     out: Annotated[
         Path | None, typer.Option(help="A .json for all figures; table and picture go beside it.")
@@ -82,11 +87,14 @@ def bench(
         check_place(out.absolute().parent, 10**6)
         if out.suffix != ".json":
             raise ValueError(f"--out {out}: give the name of a .json file")
+    if threads:
+        torch.set_num_threads(threads)
+    if suite is not None:
+        run_suite(suite, choose_device(device), authors, rounds, out)
+        return
     names = list(dict.fromkeys(models or ["lite-pr-16"]))
     canvas = parse_size(size) or open_spec(names[0])[0].image_size
     setting = Setting(canvas, batch, choose_device(device), dtype, train, patches)
-    if threads:
-        torch.set_num_threads(threads)
 
     stacks = [_open(name, setting, skip) for name in names]
     opponents = [] if against == "none" else [word.strip() for word in against.split(",")]
@@ -143,7 +151,7 @@ def _report(
         f"{setting.size[0]}x{setting.size[1]}, batches of {setting.batch}, {what}; median of "
         f"{len(ceiling.milliseconds)} rounds (10th to 90th percentile); x: ratio to the first row, "
         f"of times taken round by round. {CONVENTION}. GEMM: share of the FLOPs a second of a "
-        f"{ceiling.name}, {_range(speed)} GFLOP/s. MB: tensors there are at once, besides weights "
+        f"{ceiling.name}, {spread(speed)} GFLOP/s. MB: tensors there are at once, besides weights "
         f"and images. {here['machine']}, {here['threads']} threads, "
         f"{str(setting.precision).removeprefix('torch.')}, torch {here['torch']}."
     )
@@ -172,7 +180,7 @@ def _report(
         ],
     }
     write_atomically(out, json.dumps(values, indent=1).encode())
-    text = "\n\n".join([*map(_markdown, tables), told]) + "\n"
+    text = "\n\n".join([*map(markdown, tables), told]) + "\n"
     write_atomically(out.with_suffix(".md"), text.encode())
     bars = [(row.name, row.flops / 1e9, Spread.of(row.milliseconds)) for row in rows]
     cost_picture(out.with_suffix(".png"), bars, f"{what}, {here['machine']}")
@@ -190,8 +198,8 @@ def _evaluations(rows: "list[Row]", ceiling: "Row") -> list[list[str]]:
             f"{row.parameters / 1e6:.2f} M",
             *_cost(row, rows[0]),
             f"{ratio(row.speed, ceiling.speed).median:.0%}",
-            "" if row.memory is None else _figure(row.memory / 1e6),
-            _figure(1e3 / Spread.of(row.milliseconds).median),
+            "" if row.memory is None else figure(row.memory / 1e6),
+            figure(1e3 / Spread.of(row.milliseconds).median),
         ]
         for row in rows
     ]
@@ -235,22 +243,8 @@ def _cost(row: "Row", first: "Row") -> list[str]:
 
     times = ratio(row.milliseconds, first.milliseconds)
     return [
-        _figure(row.flops / 1e9),
+        figure(row.flops / 1e9),
         f"{row.flops / first.flops:.2f}",
-        _range(Spread.of(row.milliseconds)),
+        spread(Spread.of(row.milliseconds)),
         "1" if row is first else f"{times.median:.2f} ({times.low:.2f}-{times.high:.2f})",
     ]
-
-
-def _range(spread: "Spread") -> str:
-    return f"{_figure(spread.median)} ({_figure(spread.low)}-{_figure(spread.high)})"
-
-
-def _figure(value: float) -> str:
-    """Three digits, or all before the point."""
-    return f"{value:.0f}" if value >= 100 else f"{value:#.3g}"
-
-
-def _markdown(table: list[list[str]]) -> str:
-    header, *lines = table
-    return "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *lines])

@@ -22,8 +22,10 @@ class CompiledStack:
     """
 
     def __init__(self, stack: LegoStack, **options: Any) -> None:
-        """``options`` are those of ``torch.compile``."""
+        """``options`` are those of ``torch.compile``; ``mode="reduce-overhead"`` is CUDA graphs."""
         self.stack, self.spec, self.options = stack, stack.spec, {"fullgraph": True, **options}
+        self.recorded = options.get("mode") == "reduce-overhead"
+        """Whether the next call may overwrite what this one gives."""
         self.graphs: dict[tuple[Any, ...], Callable[..., list[Tensor]]] = {}
 
     def parameters(self) -> Iterator[nn.Parameter]:
@@ -60,8 +62,11 @@ class CompiledStack:
         if len(inputs[0]) > 1:
             for tensor in inputs:
                 torch._dynamo.mark_dynamic(tensor, 0)
+        if self.recorded:
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         with telling_failure(), torch._dynamo.config.patch(recompile_limit=MOST_GRAPHS):
-            return [estimate[:count] for estimate in self.graphs[key](*inputs)]
+            found = [estimate[:count] for estimate in self.graphs[key](*inputs)]
+        return [estimate.clone() for estimate in found] if self.recorded else found
 
 
 def compile_blocks(stack: LegoStack, **options: Any) -> None:

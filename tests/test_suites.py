@@ -1,0 +1,134 @@
+import json
+from functools import partial
+from math import isnan
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from legodiff import BrickSpec, StackSpec
+from legodiff.cli import app
+from legodiff.cli.suite import run_suite
+from legodiff.evaluate import suites
+from legodiff.evaluate.bench import Row, Spread, measure
+from legodiff.evaluate.suites import Bound, cpu, h100, memory, quotient
+from legodiff.model.compiled import CompiledStack, compile_blocks
+from legodiff.model.presets import PRESETS
+
+CPU = torch.device("cpu")
+
+
+def spec(side, *bricks, classes=0, channels=3):
+    return StackSpec((side, side), channels, 32, 2, bricks, classes)
+
+
+SMALL = {
+    "lego-s-pg-64": spec(64, BrickSpec(16, 8, 1), BrickSpec(32, 8, 1), BrickSpec("image", 16, 1)),
+    "lego-l-pg-64": spec(64, BrickSpec(16, 8, 1), BrickSpec(32, 8, 1), BrickSpec("image", 16, 1)),
+    "lego-xl-pg-32": spec(32, BrickSpec(4, 2, 1), BrickSpec(8, 4, 1), BrickSpec("image", 8, 1)),
+    "dit-xl-2-32": spec(32, BrickSpec("image", 8, 3)),
+}
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """The suites at a size that takes seconds, with a backend that leaves code as it is."""
+    for name, value in SMALL.items():
+        monkeypatch.setitem(PRESETS, name, value)
+    monkeypatch.setattr(suites, "compile_blocks", partial(compile_blocks, backend="eager"))
+    monkeypatch.setattr(
+        suites, "CompiledStack", lambda stack, **_: CompiledStack(stack, backend="eager")
+    )
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+
+
+def row(name, times, size=None):
+    return Row(name, 0, 10**9, tuple(times), size)
+
+
+def test_a_bound_is_met_or_not():
+    rows = {"a": row("a", [1.0, 10.0], 300), "b": row("b", [2.0, 20.0], 400)}
+    assert quotient("a", "b")(rows) == (0.5, 0.5, 0.5)
+    assert memory("a", "b")(rows).median == 0.75
+    assert isnan(memory("a", "c")(rows | {"c": row("c", [1.0])}).median)
+    for bound, least, met in ((0.4, True, True), (0.4, False, False), (0.6, True, False)):
+        assert Bound("", quotient("a", "b"), bound, least).met(rows) == met
+    assert not Bound("", lambda _: Spread.of([float("nan")]), 1.0, True).met(rows)
+
+
+def checked(cases):
+    """Measures them once and asks every bound."""
+    found = {}
+    for case in cases:
+        rows = {one.name: one for one in measure(case.entries, 1, CPU)}
+        assert len(rows) == len(case.entries)  # no two of one name
+        rows["ceiling"] = row("ceiling", [1.0])
+        for bound in case.bounds:
+            assert bound.value(rows).median > 0
+        found[case.title] = (rows, [bound.what for bound in case.bounds])
+    return found
+
+
+def test_the_suite_of_the_cpu(small):
+    pytest.importorskip("diffusers")
+    found = checked(cpu(CPU, None))
+    assert list(found) == [
+        *("forward, fp32", "forward, bf16", "training step, fp32", "training step, bf16"),
+    ]
+    rows, bounds = found["forward, fp32"]
+    assert {"ours", "ours: bricks 0+1", "DiT", "diffusers' DiT"} < set(rows)
+    assert "share of the matrix product" in bounds
+    rows, bounds = found["training step, fp32"]
+    assert set(rows) == {"ours", "ours compiled", "DiT", "diffusers' DiT", "ceiling"}
+    assert rows["ours compiled"].memory is None
+    assert "memory: ours / DiT" in bounds
+
+
+def test_the_suite_of_the_gpu_as_far_as_a_cpu_runs_it(small, monkeypatch):
+    monkeypatch.setattr(suites, "SHAPES", ((4, 2, 8),))
+    monkeypatch.setattr(suites, "MANY", 4)
+    found = checked(h100(CPU, None))
+    assert "one block of a 4x4 brick" in found
+    rows, bounds = found["sampling, 4 latents of 32x32"]
+    assert len(bounds) == 2
+    assert {"lego-xl-pg-32, compiled", "lego-xl-pg-32: bricks 0+1", "dit-xl-2-32"} < set(rows)
+    assert set(found["one image with guidance"][0]) == {
+        *("eager", "compiled", "CUDA graphs", "ceiling"),
+    }
+    attention = [rows for title, (rows, _) in found.items() if title.startswith("attention")]
+    assert len(attention) == 2
+    assert len(attention[0]) == 5
+
+
+def test_ways_to_attend_agree():
+    qkv = torch.randn(2, 3, 4, 3, 2, 8)
+    expected = suites.attend(qkv)
+    for way in (suites._products, suites._elementwise):
+        assert torch.allclose(way(qkv), expected, atol=1e-6)
+
+
+def test_on_the_command_line(small, tmp_path):
+    pytest.importorskip("diffusers")
+    out = tmp_path / "suite.json"
+    result = CliRunner().invoke(
+        app, ["bench", "--suite", "cpu", "--rounds", "1", "--out", str(out)]
+    )
+    assert result.exit_code == 0, result.output
+    kept = json.loads(out.read_text())
+    assert kept["cases"][0]["case"] == "forward, fp32"
+    assert kept["about"]["command"]
+    page = out.with_suffix(".md").read_text()
+    assert "### Training step, bf16" in page
+    assert "share of the matrix product" in page
+    assert "at most 0.55" in page
+    told = [line[-1] for case in kept["cases"] for line in case["bounds"]]
+    assert len(told) == 12
+    assert set(told) <= {"met", "not met"}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("h100", "needs a GPU; this is cpu"), ("tpu", "choose from cpu, h100")]
+)
+def test_a_suite_that_cannot_be_is_one_line(name, message):
+    with pytest.raises(ValueError, match=message):
+        run_suite(name, CPU, None, 1, None)
