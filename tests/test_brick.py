@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from conftest import awaken
 from legodiff import BrickSpec
 from legodiff.model.brick import LegoBrick, geometry
 from legodiff.model.layers import initialize, position_embedding
-from legodiff.model.patches import PatchSample, merge, split
+from legodiff.model.patches import PatchSample, merge, shift, split
 
 SIZE = (16, 24)
 
@@ -116,3 +117,40 @@ def test_geometry_is_made_once_and_serves_everyone():
     brick(torch.randn(1, 4, 16, 16), condition)
     brick.double()(image.double(), condition.double())
     assert geometry.cache_info().misses == 2
+
+
+def test_a_phase_moves_the_grid_of_patches():
+    """As if the image were moved, patch by patch computed, and moved back."""
+    brick, image, condition = make(8, 4), torch.randn(2, 4, *SIZE), torch.randn(2, 32)
+    brick.spec = BrickSpec(8, 4, 2, phase=3)
+    touched = changed_pixels(brick, image[:1], condition[:1], row=9, column=5)
+    assert touched[3:11, 3:11].all()
+    assert touched.sum() == 64
+    touched = changed_pixels(brick, image[:1], condition[:1], row=0, column=2)  # beyond the corner
+    rows, columns = [0, 1, 2, *range(11, 16)], [0, 1, 2, *range(19, 24)]
+    assert touched[rows][:, columns].all()
+    assert touched.sum() == 64
+
+
+def test_a_phase_leaves_each_pixel_its_coordinates():
+    """What is told of a pixel does not depend on how patches are laid."""
+    brick = make(8, 4)
+    _, like = geometry.cache_clear(), torch.zeros(1)
+    laid = replace(brick.spec, phase=5)
+    seen = []
+    for spec in (brick.spec, laid):
+        fields, positions = geometry(spec, SIZE, brick.trained, 32, like.device)
+        patches = merge(fields.unflatten(-1, (2, 4, 4)), (8, 8))
+        seen.append((shift(merge(patches, SIZE), spec.phase), positions))
+    assert torch.equal(seen[0][0], seen[1][0])
+    assert torch.equal(seen[0][1], seen[1][1])
+
+
+def test_sampled_patches_of_a_moved_grid():
+    brick, image, condition = make(8, 2), torch.randn(3, 4, *SIZE), torch.randn(3, 32)
+    brick.spec = replace(brick.spec, phase=4)
+    sample = PatchSample.choose(torch.rand(3, 6), 0.5, (8, 8), SIZE, phase=4)
+    assert sample.mask.float().mean() == 0.5
+    expected = torch.where(sample.mask, brick(image, condition), 0)
+    assert expected.abs().sum() > 0
+    assert torch.allclose(brick(image, condition, sample), expected, atol=1e-6)

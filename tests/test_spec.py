@@ -30,6 +30,8 @@ def test_patches_are_counted_and_shared_out():
         ((16, 4, 0), "depth is 0"),
         ((16, 4, 1.5), "depth is 1.5"),
         ((16, True, 2), "local is True"),
+        ((16, 4, 2, 16), "phase is 16; it must be a whole number from 0 to 15"),
+        (("image", 4, 2, 1), "whole image: phase is 1"),
     ],
 )
 def test_bricks_refuse_nonsense_in_one_line(arguments, message):

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from legodiff.model.layers import Block, Output, position_embedding
-from legodiff.model.patches import PatchSample, coordinates, merge, split
+from legodiff.model.patches import PatchSample, coordinates, merge, shift, split
 from legodiff.model.spec import BrickSpec
 
 
@@ -40,7 +40,7 @@ class LegoBrick(nn.Module):
         patch = self.spec.patch(canvas)
         local = self.spec.local
 
-        patches = split(image, patch)  # (B, P, C_in, r, r)
+        patches = split(shift(image, -self.spec.phase), patch)  # (B, P, C_in, r, r)
         places = self.place(canvas, image)  # (P, N, D)
         if sample is not None:
             patches = sample.take(patches)  # (B, K, C_in, r, r)
@@ -61,7 +61,7 @@ class LegoBrick(nn.Module):
         patches = merge(fields, patch)  # (B, P, C_out, r, r)
         if sample is not None:
             patches = sample.put(patches)
-        return merge(patches, canvas)
+        return shift(merge(patches, canvas), self.spec.phase)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -93,7 +93,8 @@ def geometry(
 ) -> tuple[Tensor, Tensor]:
     """Pixel coordinates (P, N, 2 * l * l) and positions (N, D) of the tokens of a canvas."""
     patch, known = spec.patch(canvas), spec.patch(trained)
-    fields = split(split(coordinates(canvas, device), patch), spec.local).flatten(-3)
+    places = shift(coordinates(canvas, device), -spec.phase)
+    fields = split(split(places, patch), spec.local).flatten(-3)
     grid = (patch[0] // spec.local, patch[1] // spec.local)
     known_grid = (known[0] // spec.local, known[1] // spec.local)
     return fields, position_embedding(grid, known_grid, width, device)

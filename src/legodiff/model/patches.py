@@ -45,6 +45,11 @@ def coordinates(size: tuple[int, int], device: torch.device) -> Tensor:
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))
 
 
+def shift(image: Tensor, phase: int) -> Tensor:
+    """(..., H, W) moved down and right by so many pixels; what leaves it comes in again."""
+    return image.roll((phase, phase), (-2, -1)) if phase else image
+
+
 @dataclass(frozen=True)
 class PatchSample:
     """The patches one patch-brick is trained on: for each image, which of its P patches."""
@@ -53,14 +58,21 @@ class PatchSample:
     """int64 (B, K): K different patches of each image, numbered row by row."""
     side: tuple[int, int]
     size: tuple[int, int]
+    phase: int = 0
+    """Of the brick."""
 
     @classmethod
     def choose(
-        cls, scores: Tensor, ratio: float, side: tuple[int, int], size: tuple[int, int]
+        cls,
+        scores: Tensor,
+        ratio: float,
+        side: tuple[int, int],
+        size: tuple[int, int],
+        phase: int = 0,
     ) -> "PatchSample":
         """The round(ratio * P) patches (at least one) of the lowest scores (B, P) of each image."""
         kept = max(1, round(ratio * scores.shape[1]))
-        return cls(scores.argsort(dim=1)[:, :kept], side, size)
+        return cls(scores.argsort(dim=1)[:, :kept], side, size, phase)
 
     def take(self, pieces: Tensor) -> Tensor:
         """(B, P, ...) to (B, K, ...)."""
@@ -78,7 +90,7 @@ class PatchSample:
     def mask(self) -> Tensor:
         """bool (B, 1, H, W): the pixels of the sampled patches."""
         ones = torch.ones(*self.index.shape, 1, *self.side, device=self.index.device)
-        return merge(self.put(ones), self.size).bool()
+        return shift(merge(self.put(ones), self.size), self.phase).bool()
 
 
 def sample_patches(
@@ -92,6 +104,8 @@ def sample_patches(
     ``ratios`` as for ``spec.patch_ratios``; ``scores`` (B, P) decide for each brick.
     """
     return [
-        PatchSample.choose(score, share, brick.patch(size), size) if share < 1 else None
+        PatchSample.choose(score, share, brick.patch(size), size, brick.phase)
+        if share < 1
+        else None
         for brick, score, share in zip(spec.bricks, scores, spec.patch_ratios(ratios), strict=True)
     ]

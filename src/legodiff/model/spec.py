@@ -37,14 +37,19 @@ class BrickSpec:
     """Side of the local receptive field in pixels (the paper's l): one token covers l x l."""
     depth: int
     """Number of DiT blocks."""
+    phase: int = 0
+    """Pixels by which its patches are laid to the right of the corner and below it, so that their
+    borders are not those of other bricks. What is left over at one side goes with the other."""
 
     def __post_init__(self) -> None:
         _check_count("brick: local", self.local, SIDE)
         _check_count("brick: depth", self.depth, DEPTH)
         if isinstance(self.size, str):
             _check_choice("brick: size", self.size, ["image"])
+            _check_count("brick of the whole image: phase", self.phase, 0, least=0)
         else:
             _check_count("brick: size", self.size, SIDE)
+            _check_count("brick: phase", self.phase, self.size - 1, least=0)
             if self.size % self.local:
                 raise ValueError(
                     f"brick of size {self.size}: its local field of {self.local} does not divide "
@@ -52,7 +57,8 @@ class BrickSpec:
                 )
 
     def __str__(self) -> str:
-        return f"{self.size} (l {self.local}, {self.depth} blocks)"
+        laid = f", laid {self.phase} aside" if self.phase else ""
+        return f"{self.size} (l {self.local}, {self.depth} blocks{laid})"
 
     @property
     def is_image(self) -> bool:
@@ -135,6 +141,7 @@ class ForeignSpec:
         return self.network
 
     size: ClassVar[Literal["image"]] = "image"
+    phase: ClassVar[int] = 0
     is_image: ClassVar[bool] = True
 
     def patch(self, canvas: tuple[int, int]) -> tuple[int, int]:
