@@ -1,0 +1,222 @@
+"""Do bricks pay? Stacks against plain DiTs at 64x64, after the same time of training.
+
+    python benchmarks/bricks.py cost --out costs.json
+    python benchmarks/bricks.py run glyphs emoji --costs costs.json --seconds 300 --out rows.jsonl
+    python benchmarks/bricks.py table rows.jsonl
+
+``cost`` measures a training step of every rival, in turns, in seconds of one CPU core. ``run``
+gives each as many images as fit into ``--seconds`` at that cost, so that what else the machine does
+has no part in it; rows that are there already are left out. A row holds the loss on held-out images
+in three bands of noise, Frechet distance in pooled features of 500 samples, and seams.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from statistics import NormalDist, mean, median
+from typing import Any
+
+import numpy as np
+import torch
+from pictures64 import Pictures, load
+from torch import Tensor
+
+from legodiff import LegoPipeline
+from legodiff.codec import PixelCodec
+from legodiff.config import RunConfig, load_config
+from legodiff.diffusion.loss import brick_losses
+from legodiff.evaluate.bench import alternate
+from legodiff.evaluate.contenders import Setting, candidates, of_stack
+from legodiff.evaluate.features import open_features
+from legodiff.evaluate.frechet import frechet_distance
+from legodiff.evaluate.seams import seams
+from legodiff.model.cost import subset_flops
+from legodiff.model.spec import StackSpec
+from legodiff.pictures import grid, save_png
+from legodiff.train.loop import train
+
+Rival = tuple[int, list[tuple[Any, ...]]]
+CPU = torch.device("cpu")
+BATCH, DRAWN, JUDGED, STEPS = 32, 500, 256, 12  # images but for the last
+MEAN, STD = -0.8, 1.2
+QUANTILES = [0.05, 0.15, 0.25, 0.4, 0.5, 0.6, 0.75, 0.85, 0.95]
+BANDS = {"low": slice(0, 3), "middle": slice(3, 6), "high": slice(6, 9)}
+RIVALS: dict[str, Rival] = {
+    # plain DiTs: width, then (size, l, blocks)
+    "dit l8 w96 d4": (96, [("image", 8, 4)]),
+    "dit l8 w128 d4": (128, [("image", 8, 4)]),
+    "dit l8 w192 d4": (192, [("image", 8, 4)]),
+    "dit l8 w128 d8": (128, [("image", 8, 8)]),
+    "dit l4 w64 d3": (64, [("image", 4, 3)]),
+    "dit l4 w96 d3": (96, [("image", 4, 3)]),
+    "dit l4 w96 d6": (96, [("image", 4, 6)]),
+    "dit l4 w128 d3": (128, [("image", 4, 3)]),
+    # a coarse image-brick, and a detail brick of (size, l, blocks, phase)
+    "lego w64 16": (64, [("image", 8, 5), (16, 4, 1)]),
+    "lego w96 16": (96, [("image", 8, 5), (16, 4, 1)]),
+    "lego w128 16": (128, [("image", 8, 5), (16, 4, 1)]),
+    "lego w96 16 laid": (96, [("image", 8, 5), (16, 4, 1, 6)]),
+    "lego w96 8 laid": (96, [("image", 8, 5), (8, 4, 1, 2)]),
+    "lego w96 16 l2 laid": (96, [("image", 8, 5), (16, 2, 1, 7)]),
+    "lego w96 two": (96, [("image", 8, 5), (16, 4, 1, 6), (16, 4, 1, 14)]),
+    "lego w96 deep": (96, [("image", 8, 3), (16, 4, 3, 6)]),
+}
+
+
+def configure(name: str, seed: int, images: int, rate: float, changes: list[str]) -> RunConfig:
+    """The run of a rival."""
+    width, bricks = RIVALS[name]
+    keys = ("size", "local", "depth", "phase")
+    rows = [dict(zip(keys, brick, strict=False)) for brick in bricks]
+    return load_config(
+        "digits",
+        [
+            *("model.preset=lite-pr-64", f"model.width={width}", f"model.heads={width // 32}"),
+            *(f"model.bricks={json.dumps(rows)}", f"train.images={images}"),
+            *(f"train.batch={BATCH}", f"train.learning_rate={rate}", f"train.seed={seed}"),
+            *(f"train.warmup_images={images // 20}", f"train.ema_halflife_images={images // 15}"),
+            *("train.checkpoint_images=1000000000", "train.picture_images=0"),
+            *(f"train.sigma_mean={MEAN}", f"train.sigma_std={STD}", *changes),
+        ],
+    )
+
+
+def cost(out: Path, rounds: int) -> None:
+    """Seconds of an image in a training step of each rival, measured in turns."""
+    entries, names = [], list(RIVALS)
+    for name in names:
+        config = configure(name, 0, 1000, 1e-3, [])
+        for channels in (1, 3):
+            spec = config.model.spec(channels, 0)
+            share = 1.0 if len(spec.bricks) == 1 else 0.5
+            setting = Setting((64, 64), BATCH, CPU, train=True, patches=share)
+            entries.append(candidates(of_stack(name, spec), setting)[0])
+    times = alternate(entries, rounds, device=CPU, clock=time.process_time)
+    seconds = iter(median(row) / 1e3 for row in times)
+    costs = {name: {channels: next(seconds) for channels in ("1", "3")} for name in names}
+    out.write_text(json.dumps(costs, indent=1))
+    for name, found in costs.items():
+        print(f"{name:20} {1e3 * found['1']:6.2f} ms grey {1e3 * found['3']:6.2f} ms colour")
+
+
+def held_out(pipe: LegoPipeline, data: Pictures) -> dict[str, float]:
+    """The loss of the top brick on images never seen, the same noise for every rival."""
+    images = torch.from_numpy(np.ascontiguousarray(data.images[:JUDGED]))
+    labels = torch.from_numpy(np.array(data.labels[:JUDGED])) if pipe.stack.spec.classes else None
+    clean, losses = pipe.codec.encode(images), []
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for quantile in QUANTILES:
+            sigma = torch.full((len(clean),), NormalDist(MEAN, STD).inv_cdf(quantile)).exp()
+            values = brick_losses(pipe.stack, clean, noise, sigma, labels)
+            losses.append(values[-1].mean().item())
+    return {"loss": mean(losses), **{band: mean(losses[part]) for band, part in BANDS.items()}}
+
+
+def features(images: np.ndarray) -> Tensor:
+    """Pooled features of uint8 images (N, C, 64, 64)."""
+    network = open_features("pooled", None, CPU, (64, 64))
+    return torch.cat(
+        [network.run(torch.from_numpy(part)).pool for part in np.split(images, len(images) // 100)]
+    )
+
+
+def run(name: str, data: str, seed: int, seconds: float, options: argparse.Namespace) -> None:
+    """Trains a rival, judges it, and writes a row."""
+    learnt, held = load(data, options.cache)
+    costs = json.loads(options.costs.read_text())
+    images = int(seconds / costs[name][str(learnt.channels)] / BATCH) * BATCH
+    key = {"data": data, "name": name, "seed": seed, "seconds": seconds, "rate": options.rate}
+    key["changes"] = options.changes
+    done = options.out.read_text().splitlines() if options.out.exists() else []
+    if any(key.items() <= json.loads(line).items() for line in done):
+        return
+    config = configure(name, seed, images, options.rate, options.changes)
+    codec = PixelCodec.fit(np.ascontiguousarray(learnt.images[:2000]), 0.5)
+    with tempfile.TemporaryDirectory() as folder:
+        pipe = train(config, learnt, codec, Path(folder), say=lambda _: None)
+    found = held_out(pipe, held)
+    labels = [number % 26 for number in range(DRAWN)] if learnt.class_names else None
+    drawn = pipe(labels=labels, seeds=range(DRAWN), steps=STEPS, batch=50)
+    pixels = np.stack([np.asarray(image).reshape(64, 64, -1) for image in drawn.images])
+    real = np.ascontiguousarray(learnt.images[:4000])
+    channels_first = np.ascontiguousarray(np.moveaxis(pixels, -1, 1))
+    found["fd"] = frechet_distance(features(channels_first), features(real))
+    found["floor"] = frechet_distance(
+        features(np.ascontiguousarray(learnt.images[4000 : 4000 + DRAWN])), features(real)
+    )
+    truth = np.moveaxis(real[:DRAWN], 1, -1)
+    for side in (4, 8, 16):
+        borders = range(side, 64, side)
+        ours, theirs = (seams(one, borders, borders).ratio for one in (pixels, truth))
+        found[f"seam{side}"] = ours / theirs
+    spec: StackSpec = pipe.stack.spec
+    count = tuple(range(len(spec.bricks)))
+    flops = subset_flops(spec, count, (64, 64))
+    row = {**key, **found, "images": images, "flops": flops}
+    with options.out.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    options.out.with_suffix("").mkdir(exist_ok=True)
+    place = options.out.with_suffix("") / f"{data}-{name.replace(' ', '-')}-{seed}-{seconds:g}.png"
+    save_png(place, grid(drawn.images[:32], columns=16))
+    print(json.dumps(row), flush=True)
+
+
+def table(path: Path) -> None:
+    """Prints what there is, means over seeds, the best loss first."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        key = (row["data"], row["seconds"], row["name"], row["rate"], *row["changes"])
+        groups.setdefault(key, []).append(row)
+    columns = ("loss", "low", "middle", "high", "fd", "seam4", "seam8", "seam16")
+    print("| data, s | rival | rate | seeds | images | MFLOPs |", *(f" {c} |" for c in columns))
+    print("|---" * (6 + len(columns)) + "|")
+    for key, some in sorted(
+        groups.items(), key=lambda g: (*g[0][:2], mean(r["loss"] for r in g[1]))
+    ):
+        cells = [f"{key[0]}, {key[1]:g}", " ".join((key[2], *key[4:])), f"{key[3]:g}"]
+        cells += [str(len(some)), f"{some[0]['images']:,}", f"{some[0]['flops'] / 1e6:.0f}"]
+        for column in columns:
+            values = [row[column] for row in some]
+            spread = f" ±{np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
+            cells.append(f"{mean(values):.4f}{spread}")
+        print(f"| {' | '.join(cells)} |")
+
+
+def main() -> None:
+    """Parses the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    costs = commands.add_parser("cost")
+    costs.add_argument("--out", type=Path, required=True)
+    costs.add_argument("--rounds", type=int, default=5)
+    runs = commands.add_parser("run")
+    runs.add_argument("data", nargs="+", choices=["glyphs", "emoji"])
+    runs.add_argument("--names", nargs="+", default=list(RIVALS), choices=list(RIVALS))
+    runs.add_argument("--costs", type=Path, required=True)
+    runs.add_argument("--seconds", type=float, default=300)
+    runs.add_argument("--seeds", type=int, nargs="+", default=[0])
+    runs.add_argument("--rate", type=float, default=3e-3)
+    runs.add_argument("--set", dest="changes", action="append", default=[])
+    runs.add_argument("--out", type=Path, required=True)
+    runs.add_argument("--cache", type=Path, default=Path("runs/pictures64"))
+    tables = commands.add_parser("table")
+    tables.add_argument("rows", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.command == "cost":
+        cost(options.out, options.rounds)
+    elif options.command == "table":
+        table(options.rows)
+    else:
+        for seed in options.seeds:
+            for data in options.data:
+                for name in options.names:
+                    run(name, data, seed, options.seconds, options)
+
+
+if __name__ == "__main__":
+    main()
