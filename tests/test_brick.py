@@ -5,7 +5,9 @@ import pytest
 import torch
 from conftest import awaken
 
+import legodiff.model.brick as module
 from legodiff import BrickSpec
+from legodiff.evaluate.bench import peak_memory
 from legodiff.model.brick import LegoBrick, geometry
 from legodiff.model.layers import initialize, position_embedding
 from legodiff.model.patches import PatchSample, merge, shift, split
@@ -154,3 +156,22 @@ def test_sampled_patches_of_a_moved_grid():
     expected = torch.where(sample.mask, brick(image, condition), 0)
     assert expected.abs().sum() > 0
     assert torch.allclose(brick(image, condition, sample), expected, atol=1e-6)
+
+
+def test_many_patches_run_in_parts_and_memory_stays(monkeypatch):
+    """The same estimate, and what there is at once besides images grows no more."""
+    monkeypatch.setattr(module, "AT_ONCE", 256)
+    brick, condition = make(8, 2), torch.randn(1, 32)
+
+    def beside_images(height):
+        image = torch.randn(1, 4, height, 64)
+        with torch.no_grad():
+            parts = brick(image, condition)
+            peak = peak_memory(lambda: brick(image, condition), torch.device("cpu"))
+        assert torch.allclose(parts, brick(image, condition), atol=1e-5)  # to learn: all at once
+        return peak - 4 * 4 * image.numel()  # moved, cut twice, and what comes out
+
+    small, large = beside_images(64), beside_images(256)
+    assert large < 1.3 * small
+    monkeypatch.setattr(module, "AT_ONCE", 2**20)
+    assert beside_images(256) > 3 * small

@@ -10,6 +10,8 @@ from legodiff.model.layers import Block, Output, position_embedding
 from legodiff.model.patches import PatchSample, coordinates, merge, shift, split
 from legodiff.model.spec import BrickSpec
 
+AT_ONCE = 2**15  # tokens: enough to keep any device busy
+
 
 class LegoBrick(nn.Module):
     """Channels of an image (B, C_in, H, W) to raw output (B, C_out, H, W), patch by patch."""
@@ -37,49 +39,62 @@ class LegoBrick(nn.Module):
     ) -> Tensor:
         """Runs every patch, or only those of ``sample`` (the others come out as zero)."""
         canvas = (image.shape[-2], image.shape[-1])
-        patch = self.spec.patch(canvas)
-        local = self.spec.local
+        patch, local = self.spec.patch(canvas), self.spec.local
+        find = geometry.__wrapped__ if torch.compiler.is_compiling() else geometry
+        where, positions = find(
+            self.spec, canvas, self.trained, self.embed.out_features, image.device
+        )  # (P, N, 2 * l * l), (N, D)
 
         patches = split(shift(image, -self.spec.phase), patch)  # (B, P, C_in, r, r)
-        places = self.place(canvas, image)  # (P, N, D)
-        if sample is not None:
-            patches = sample.take(patches)  # (B, K, C_in, r, r)
+        fields = split(patches, local).flatten(-3)  # (B, P, N, C_in * l * l)
+        if sample is None:
+            step = patches_at_once(fields)
+            parts = zip(torch.split(fields, step, dim=1), torch.split(where, step), strict=True)
+            fields = torch.cat(
+                [self.run(part, self.place(place, positions), condition) for part, place in parts],
+                dim=1,
+            )
+        else:
             # A place serves many images: embedding, unlike indexing, adds their gradients in order.
+            places = self.place(where, positions)  # (P, N, D)
             chosen = F.embedding(sample.index, places.flatten(1))
             places = chosen.view(*sample.index.shape, *places.shape[1:])  # (B, K, N, D)
-        fields = split(patches, local).flatten(-3)  # (B, P, N, C_in * l * l)
-        tokens = F.linear(fields, self.embed.weight[:, : fields.shape[-1]]) + places
+            fields = sample.put(self.run(sample.take(fields), places, condition))
+        patches = merge(
+            fields.view(*fields.shape[:-1], -1, local, local), patch
+        )  # (B, P, C_out, r, r)
+        return shift(merge(patches, canvas), self.spec.phase)
 
-        dtype = self.dtype
+    def run(self, fields: Tensor, places: Tensor, condition: Tensor) -> Tensor:
+        """Some patches: fields (B, P, N, C_in * l * l) to fields (B, P, N, C_out * l * l)."""
+        tokens = F.linear(fields, self.embed.weight[:, : fields.shape[-1]]) + places
+        dtype = next(self.blocks.parameters(), tokens).dtype  # of rounded blocks a lower one
         tokens, told = tokens.to(dtype), condition.to(dtype)
         for block in self.blocks:
             tokens = block(tokens, told)
+        out: Tensor = self.output(tokens.to(condition.dtype), condition)
+        return out
 
-        fields = self.output(tokens.to(condition.dtype), condition).unflatten(
-            -1, (-1, local, local)
-        )
-        patches = merge(fields, patch)  # (B, P, C_out, r, r)
-        if sample is not None:
-            patches = sample.put(patches)
-        return shift(merge(patches, canvas), self.spec.phase)
+    def place(self, where: Tensor, positions: Tensor) -> Tensor:
+        """What tokens know of where they are: coordinates (P, N, 2 * l * l) to (P, N, D).
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of its blocks, which may be lower than that of what is around them."""
-        return next(self.blocks.parameters(), self.embed.weight).dtype
-
-    def place(self, canvas: tuple[int, int], like: Tensor) -> Tensor:
-        """What a token knows of where it is: (P, N, D).
-
-        The embedding of its pixel coordinates on the canvas, plus its position within the patch.
-        The same for every image, so it is computed once and not per image.
+        The embedding of their pixels' coordinates on the canvas, plus their positions (N, D) within
+        the patch. The same for every image, so it is computed once and not per image.
         """
-        width = self.embed.out_features
-        find = geometry.__wrapped__ if torch.compiler.is_compiling() else geometry
-        fields, positions = find(self.spec, canvas, self.trained, width, like.device)
-        weight = self.embed.weight[:, -fields.shape[-1] :]
-        table = F.linear(fields.to(like.dtype), weight, self.embed.bias)
-        return table + positions.to(like.dtype)
+        weight = self.embed.weight[:, -where.shape[-1] :]
+        table = F.linear(where.to(weight.dtype), weight, self.embed.bias)
+        return table + positions.to(weight.dtype)
+
+
+def patches_at_once(fields: Tensor) -> int:
+    """How many patches of fields (B, P, N, ...) to run together: all of them to learn.
+
+    Otherwise so many that memory does not grow with the canvas.
+    """
+    batch, patches, count = fields.shape[:3]
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return patches
+    return max(1, AT_ONCE // (batch * count))
 
 
 @lru_cache(maxsize=16)
