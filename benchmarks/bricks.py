@@ -103,7 +103,7 @@ def cost(out: Path, rounds: int) -> None:
 
 def held_out(pipe: LegoPipeline, data: Pictures) -> dict[str, float]:
     """The loss of the top brick on images never seen, the same noise for every rival."""
-    images = torch.from_numpy(np.ascontiguousarray(data.images[:JUDGED]))
+    images = torch.from_numpy(np.array(data.images[:JUDGED]))
     labels = torch.from_numpy(np.array(data.labels[:JUDGED])) if pipe.stack.spec.classes else None
     clean, losses = pipe.codec.encode(images), []
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
@@ -134,18 +134,18 @@ def run(name: str, data: str, seed: int, seconds: float, options: argparse.Names
     if any(key.items() <= json.loads(line).items() for line in done):
         return
     config = configure(name, seed, images, options.rate, options.changes)
-    codec = PixelCodec.fit(np.ascontiguousarray(learnt.images[:2000]), 0.5)
+    codec = PixelCodec.fit(np.array(learnt.images[:2000]), 0.5)
     with tempfile.TemporaryDirectory() as folder:
         pipe = train(config, learnt, codec, Path(folder), say=lambda _: None)
     found = held_out(pipe, held)
     labels = [number % 26 for number in range(DRAWN)] if learnt.class_names else None
     drawn = pipe(labels=labels, seeds=range(DRAWN), steps=STEPS, batch=50)
     pixels = np.stack([np.asarray(image).reshape(64, 64, -1) for image in drawn.images])
-    real = np.ascontiguousarray(learnt.images[:4000])
+    real = np.array(learnt.images[:4000])
     channels_first = np.ascontiguousarray(np.moveaxis(pixels, -1, 1))
     found["fd"] = frechet_distance(features(channels_first), features(real))
     found["floor"] = frechet_distance(
-        features(np.ascontiguousarray(learnt.images[4000 : 4000 + DRAWN])), features(real)
+        features(np.array(learnt.images[4000 : 4000 + DRAWN])), features(real)
     )
     truth = np.moveaxis(real[:DRAWN], 1, -1)
     for side in (4, 8, 16):

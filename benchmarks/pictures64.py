@@ -31,7 +31,7 @@ class Pictures:
 
     def read(self, index: int, rng: np.random.Generator | None = None) -> tuple[np.ndarray, int]:
         """The same for every ``rng``."""
-        return np.ascontiguousarray(self.images[index]), int(self.labels[index])
+        return np.array(self.images[index]), int(self.labels[index])
 
 
 def load(name: str, folder: Path) -> tuple[Pictures, Pictures]:

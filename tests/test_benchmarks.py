@@ -116,3 +116,60 @@ def test_canvas(monkeypatch, capsys, tmp_path):
     capsys.readouterr()
     benchmark(monkeypatch, "canvas", "--table", out)["main"]()
     assert len(capsys.readouterr().out.splitlines()) == 2 + len(rows)
+
+
+def test_bricks(monkeypatch, capsys, tmp_path):
+    """Each rival has the images that its cost allows; what is there already is left out."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    costs, out = tmp_path / "costs.json", tmp_path / "rows.jsonl"
+    two = {"dit": (32, [("image", 16, 1)]), "lego": (32, [("image", 16, 1), (16, 8, 1, 4)])}
+    words = ("run", "glyphs", "--costs", costs, "--seconds", 1, "--seeds", 0, 1, "--out", out)
+    small = {"RIVALS": two, "DRAWN": 100, "JUDGED": 8, "STEPS": 1, "BATCH": 8}
+    for command in (("cost", "--rounds", 1, "--out", costs), words, words):
+        module = benchmark(monkeypatch, "bricks", *command)
+        module["main"].__globals__.update(small)
+        data = sys.modules["pictures64"]
+        monkeypatch.setattr(data, "LEARNT", 4200)
+        monkeypatch.setattr(data, "HELD_OUT", 16)
+        if command[0] == "run":
+            monkeypatch.setattr(sys, "argv", [*sys.argv, "--cache", str(tmp_path / "cache")])
+            found = json.loads(costs.read_text())
+            assert set(found) == set(two)
+            assert found["dit"]["1"] > 0
+            costs.write_text(json.dumps({"dit": {"1": 1 / 64}, "lego": {"1": 1 / 32}}))
+        module["main"]()
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    told = [(row["seed"], row["name"], row["images"]) for row in rows]
+    assert told == [(0, "dit", 64), (0, "lego", 32), (1, "dit", 64), (1, "lego", 32)]
+    assert all(row["loss"] > 0 and row["fd"] > row["floor"] > 0 for row in rows)
+    assert len(list(out.with_suffix("").glob("*.png"))) == 4
+    capsys.readouterr()
+    benchmark(monkeypatch, "bricks", "table", out)["main"]()
+    table = capsys.readouterr().out.splitlines()
+    assert len(table) == 2 + 2
+    assert "±" in table[2]
+
+
+def test_scale(monkeypatch, capsys, tmp_path):
+    out = tmp_path / "scale.json"
+    module = benchmark(monkeypatch, "scale", "--out", out)
+    small = {"MODEL": "lite-pr-16", "SIDES": (16, 32), "BATCHES": (1, 2), "ROUNDS": 1}
+    small |= {"CANVASES": ((16, 16), (32, 48)), "PROCESSES": (1, 2), "IMAGES": (2, 8)}
+    module["main"].__globals__.update(small | {"DRAWS": "tiny-pr-16"})
+    module["main"]()
+    kept = json.loads(out.read_text())
+    assert [row["processes"] for row in kept["processes"]] == [1, 2]
+    assert all(row["images a second"] for row in kept["processes"])
+    assert {row["side"] for row in kept["images"]} == {16, 32}
+    assert {row["batch"] for row in kept["batches"]} == {1, 2}
+    assert len(kept["canvases"]) == 2 * 3
+    assert out.with_suffix(".png").is_file()
+    assert kept["about"]["machine"]
+
+
+def test_gpus(monkeypatch, capsys):
+    benchmark(monkeypatch, "gpus", "lego-s-pg-64", "--batch", 512)["main"]()
+    few, many = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert (few[1], few[4], many[1], many[4]) == ("8", "64", "256", "2")
+    assert float(few[5]) > 20 * float(many[5])  # compute
+    assert float(few[6]) <= float(many[6])  # communication
