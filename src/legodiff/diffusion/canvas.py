@@ -215,7 +215,7 @@ def windowed(
             inside = [at for at in places if share[_pixels(at, windows.size, canvas)].any()]
             if inside:
                 mask = share.to(noisy)
-                chosen = sigma.new_full(sigma.shape, label, dtype=torch.int64)
+                chosen = noisy.new_full(sigma.shape, label, dtype=torch.int64)
                 part = _merged(denoise, noisy, sigma, chosen, inside, windows, shares)
                 total += torch.where(mask > 0, mask * part, 0)
         return total
@@ -253,7 +253,7 @@ def _merged(
     looks = list(product(range(len(noisy)), places))
     for start in range(0, len(looks), windows.batch):
         some = looks[start : start + windows.batch]
-        rows = torch.tensor([image for image, _ in some], device=noisy.device)
+        rows = [image for image, _ in some]
         crops = torch.stack([noisy[image][:, *pixels[at]] for image, at in some])
         estimates = denoise(crops, sigma[rows], None if labels is None else labels[rows])
         for (image, at), estimate in zip(some, estimates, strict=True):

@@ -2,7 +2,8 @@
 
     sample(denoise, noise, sigmas, labels=None, *, on_step=None, ...) -> images
 
-- denoise: called with noisy images of the dtype of ``noise``, one noise level for all of them.
+- denoise: called with noisy images of the dtype of ``noise``, one noise level for all of them. The
+  levels are on the CPU, so that reading them makes nobody wait for a device.
 - noise: (B, C, H, W), unit normal. The state begins as ``sigmas[0] * noise``.
 - sigmas: (steps + 1,), falling; the last one is 0.
 - labels: (B,) or None, passed on.
@@ -197,7 +198,7 @@ def _in_wide(
     """The denoiser for a state in float64 and one noise level."""
 
     def estimate(state: Tensor, sigma: float) -> Tensor:
-        level = torch.full((len(state),), sigma, dtype=torch.float32, device=state.device)
+        level = torch.full((len(state),), sigma, dtype=torch.float32, device="cpu")
         return denoise(state.to(noise.dtype), level, labels).to(state)
 
     return estimate

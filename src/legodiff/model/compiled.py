@@ -49,6 +49,7 @@ class CompiledStack:
     ) -> list[Tensor]:
         """As ``LegoStack.estimates``. Raises ValueError if torch cannot compile here."""
         running = tuple(sorted(set(range(len(self.spec.bricks)) if bricks is None else bricks)))
+        sigma = sigma.to(noisy.device)  # what is on the CPU keeps CUDA graphs from being recorded
         inputs = [noisy, sigma] if labels is None else [noisy, sigma, labels]
         count, several = len(noisy), (running, len(inputs), noisy.shape[1:], True)
         key = several

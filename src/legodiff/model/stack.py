@@ -70,7 +70,7 @@ class LegoStack(nn.Module):
 
         Args:
             noisy: (B, C, H, W), clean + sigma * noise; any H, W that the brick sizes divide.
-            sigma: (B,), noise levels above 0.
+            sigma: (B,), noise levels above 0, on any device.
             labels: (B,) class indices, ``spec.classes`` meaning none; None means none for all.
             bricks: which bricks to run, in any order; None runs all.
 
@@ -100,7 +100,7 @@ class LegoStack(nn.Module):
         running = self._running(bricks)
         self._check_input(noisy, sigma, labels)
         noisy = noisy.to(torch.promote_types(noisy.dtype, torch.float32))
-        sigma = sigma.to(noisy.dtype)
+        sigma = sigma.to(noisy.device, noisy.dtype)
         at = OBJECTIVES[spec.objective](sigma, spec.sigma_data)
         condition = self._condition(at.noise, labels)
 
