@@ -173,3 +173,12 @@ def test_gpus(monkeypatch, capsys):
     assert (few[1], few[4], many[1], many[4]) == ("8", "64", "256", "2")
     assert float(few[5]) > 20 * float(many[5])  # compute
     assert float(few[6]) <= float(many[6])  # communication
+
+
+def test_kernels(monkeypatch, capsys):
+    words = ("tiny-pr-16", "--batches", 1, 2, "--rounds", 1, "--no-compile")
+    benchmark(monkeypatch, "kernels", *words)["main"]()
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert len(rows) == 2 * 4
+    assert "| tiny-pr-16 | 1 | as it is |" in rows[0]
+    assert rows[0].endswith("| 1.00 |")
