@@ -9,9 +9,10 @@ from typer.testing import CliRunner
 from legodiff import BrickSpec, StackSpec
 from legodiff.cli import app
 from legodiff.cli.suite import run_suite
-from legodiff.evaluate import suites
+from legodiff.evaluate import suite_h100, suites
 from legodiff.evaluate.bench import Row, Spread, measure
-from legodiff.evaluate.suites import Bound, cpu, h100, memory, quotient
+from legodiff.evaluate.suite_h100 import attend, elementwise, h100, products
+from legodiff.evaluate.suites import CEILING, Bound, cpu, memory, share, time
 from legodiff.model.compiled import CompiledStack, compile_blocks
 from legodiff.model.presets import PRESETS
 
@@ -37,7 +38,7 @@ def small(monkeypatch):
         monkeypatch.setitem(PRESETS, name, value)
     monkeypatch.setattr(suites, "compile_blocks", partial(compile_blocks, backend="eager"))
     monkeypatch.setattr(
-        suites, "CompiledStack", lambda stack, **_: CompiledStack(stack, backend="eager")
+        suite_h100, "CompiledStack", lambda stack, **_: CompiledStack(stack, backend="eager")
     )
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
 
@@ -48,12 +49,15 @@ def row(name, times, size=None):
 
 def test_a_bound_is_met_or_not():
     rows = {"a": row("a", [1.0, 10.0], 300), "b": row("b", [2.0, 20.0], 400)}
-    assert quotient("a", "b")(rows) == (0.5, 0.5, 0.5)
-    assert memory("a", "b")(rows).median == 0.75
-    assert isnan(memory("a", "c")(rows | {"c": row("c", [1.0])}).median)
+    rows |= {"c": row("c", [1.0, 1.0]), CEILING: row("", [0.5, 5.0])}
+    assert time("a", "b", 1.0).measured(rows) == (0.5, 0.5, 0.5)
+    assert memory("a", "b", 1.0).measured(rows).median == 0.75
+    assert share("a", 1.0).measured(rows).median == 0.5
+    assert isnan(memory("a", "c", 1.0).measured(rows).median)
     for bound, least, met in ((0.4, True, True), (0.4, False, False), (0.6, True, False)):
-        assert Bound("", quotient("a", "b"), bound, least).met(rows) == met
-    assert not Bound("", lambda _: Spread.of([float("nan")]), 1.0, True).met(rows)
+        assert time("a", "b", bound, least).met(rows) == met
+    assert not Bound("", (), lambda: Spread.of([float("nan")]), 1.0).met(rows)
+    assert not memory("a", "c", 1.0).met(rows)
 
 
 def checked(cases):
@@ -62,9 +66,9 @@ def checked(cases):
     for case in cases:
         rows = {one.name: one for one in measure(case.entries, 1, CPU)}
         assert len(rows) == len(case.entries)  # no two of one name
-        rows["ceiling"] = row("ceiling", [1.0])
+        rows[CEILING] = row(CEILING, [1.0])
         for bound in case.bounds:
-            assert bound.value(rows).median > 0
+            assert bound.measured(rows).median > 0
         found[case.title] = (rows, [bound.what for bound in case.bounds])
     return found
 
@@ -77,23 +81,24 @@ def test_the_suite_of_the_cpu(small):
     ]
     rows, bounds = found["forward, fp32"]
     assert {"ours", "ours: bricks 0+1", "DiT", "diffusers' DiT"} < set(rows)
-    assert "share of the matrix product" in bounds
+    assert "FLOP/s: ours / matrix product" in bounds
+    assert not any("authors" in bound for bound in bounds)
     rows, bounds = found["training step, fp32"]
-    assert set(rows) == {"ours", "ours compiled", "DiT", "diffusers' DiT", "ceiling"}
-    assert rows["ours compiled"].memory is None
+    assert set(rows) == {"ours", "ours, compiled", "DiT", "diffusers' DiT", CEILING}
+    assert rows["ours, compiled"].memory is None
     assert "memory: ours / DiT" in bounds
 
 
 def test_the_suite_of_the_gpu_as_far_as_a_cpu_runs_it(small, monkeypatch):
-    monkeypatch.setattr(suites, "SHAPES", ((4, 2, 8),))
-    monkeypatch.setattr(suites, "MANY", 4)
+    monkeypatch.setattr(suite_h100, "SHAPES", ((4, 2, 8),))
+    monkeypatch.setattr(suite_h100, "IMAGES", 4)
     found = checked(h100(CPU, None))
     assert "one block of a 4x4 brick" in found
     rows, bounds = found["sampling, 4 latents of 32x32"]
     assert len(bounds) == 2
     assert {"lego-xl-pg-32, compiled", "lego-xl-pg-32: bricks 0+1", "dit-xl-2-32"} < set(rows)
     assert set(found["one image with guidance"][0]) == {
-        *("eager", "compiled", "CUDA graphs", "ceiling"),
+        *("eager", "compiled", "CUDA graphs", CEILING),
     }
     attention = [rows for title, (rows, _) in found.items() if title.startswith("attention")]
     assert len(attention) == 2
@@ -102,8 +107,8 @@ def test_the_suite_of_the_gpu_as_far_as_a_cpu_runs_it(small, monkeypatch):
 
 def test_ways_to_attend_agree():
     qkv = torch.randn(2, 3, 4, 3, 2, 8)
-    expected = suites.attend(qkv)
-    for way in (suites._products, suites._elementwise):
+    expected = attend(qkv)
+    for way in (products, elementwise):
         assert torch.allclose(way(qkv), expected, atol=1e-6)
 
 
@@ -119,10 +124,10 @@ def test_on_the_command_line(small, tmp_path):
     assert kept["about"]["command"]
     page = out.with_suffix(".md").read_text()
     assert "### Training step, bf16" in page
-    assert "share of the matrix product" in page
+    assert "FLOP/s: ours / matrix product" in page
     assert "at most 0.55" in page
     told = [line[-1] for case in kept["cases"] for line in case["bounds"]]
-    assert len(told) == 4 + 1 + 6  # and none of them for training in bf16
+    assert len(told) == 4 + 1 + 5  # and none of them for training in bf16
     assert set(told) <= {"met", "not met"}
 
 
