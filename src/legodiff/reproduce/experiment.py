@@ -13,7 +13,7 @@ class Model:
     recipe: str
     changes: tuple[str, ...] = ()
     """As of ``--set``."""
-    x: float | None = None
+    x: float | str | None = None
     """Where it stands on the axis of a figure."""
     line: str = ""
     """The line of the figure that it is on."""

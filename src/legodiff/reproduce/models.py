@@ -104,11 +104,11 @@ def patch_bricks(make: Make, sizes: Sequence[int], local: int, top: Brick) -> tu
     """
     masks = sorted(range(1, 2 ** len(sizes)), key=lambda mask: (mask.bit_count(), mask))
     found = []
-    for x, mask in enumerate(masks):
+    for mask in masks:
         chosen = [size for bit, size in enumerate(sizes) if mask >> bit & 1]
         own: list[Brick] = [(size, local, 6 // len(chosen)) for size in chosen]
         name = "+".join(map(str, chosen))
-        found.append(make(name, *own, top, x=x, line="sizes of the patch-bricks"))
+        found.append(make(name, *own, top, x=name, line="sizes of the patch-bricks"))
     least, most = sizes[0], sizes[-1]
     for blocks in range(0, 7, 2):
         both: tuple[Brick, ...] = ((least, local, blocks), (most, most // 2, 6 - blocks))

@@ -129,7 +129,8 @@ def _figure(experiment: Experiment, setting: Setting, rows: Rows) -> None:
     figure = new_figure(6 * len(lines), 4)
     for axes, line in zip(figure.subplots(1, len(lines), squeeze=False)[0], lines, strict=True):
         some = groups([row for row in rows if row["line"] == line], "x", "model")
-        points = {x: group for (x, _), group in sorted(some.items())}
+        points = {x: group for (x, _), group in some.items()}
+        joined = "" if isinstance(next(iter(points)), str) else "-"  # kinds have none between them
         left = [[row[metric] for row in group] for group in points.values()]
         right = [[row["training seconds"] for row in group] for group in points.values()]
         other = axes.twinx()
@@ -137,12 +138,10 @@ def _figure(experiment: Experiment, setting: Setting, rows: Rows) -> None:
             means = [sum(some) / len(some) for some in values]
             low = [mean - min(some) for mean, some in zip(means, values, strict=True)]
             high = [max(some) - mean for mean, some in zip(means, values, strict=True)]
-            place.errorbar(list(points), means, [low, high], fmt="o-", color=colour, capsize=3)
+            place.errorbar(
+                list(points), means, [low, high], fmt=f"o{joined}", color=colour, capsize=3
+            )
         axes.set(xlabel=axis, title=line or experiment.title)
         axes.set_ylabel(metric, color="C0")
         other.set_ylabel("training, seconds", color="C1")
-        other.set_ylim(bottom=0)
-        if "names" in setting.scale.more:
-            models = [group[0]["model"] for group in points.values()]
-            axes.set_xticks(list(points), models, rotation=30, ha="right")
     save_figure(setting.out / "figure.png", figure)
