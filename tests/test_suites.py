@@ -11,7 +11,7 @@ from legodiff.cli import app
 from legodiff.cli.suite import run_suite
 from legodiff.evaluate import suite_h100, suites
 from legodiff.evaluate.bench import Row, Spread, measure
-from legodiff.evaluate.suite_h100 import attend, elementwise, h100, products
+from legodiff.evaluate.suite_h100 import attend, elementwise, flexible, h100, products
 from legodiff.evaluate.suites import CEILING, Bound, cpu, memory, share, time
 from legodiff.model.compiled import CompiledStack, compile_blocks
 from legodiff.model.presets import PRESETS
@@ -90,7 +90,7 @@ def test_the_suite_of_the_cpu(small):
 
 
 def test_the_suite_of_the_gpu_as_far_as_a_cpu_runs_it(small, monkeypatch):
-    monkeypatch.setattr(suite_h100, "SHAPES", ((4, 2, 8),))
+    monkeypatch.setattr(suite_h100, "SHAPES", ((32, 2, 8),))
     monkeypatch.setattr(suite_h100, "IMAGES", 4)
     found = checked(h100(CPU, None))
     assert "one block of a 4x4 brick" in found
@@ -102,13 +102,13 @@ def test_the_suite_of_the_gpu_as_far_as_a_cpu_runs_it(small, monkeypatch):
     }
     attention = [rows for title, (rows, _) in found.items() if title.startswith("attention")]
     assert len(attention) == 2
-    assert len(attention[0]) == 5
+    assert len(attention[0]) == 6
 
 
-def test_ways_to_attend_agree():
-    qkv = torch.randn(2, 3, 4, 3, 2, 8)
+def test_ways_to_attend_agree(small):
+    qkv = torch.randn(4, 16, 4, 3, 2, 8)  # two tiles
     expected = attend(qkv)
-    for way in (products, elementwise):
+    for way in (products, elementwise, flexible(qkv)):
         assert torch.allclose(way(qkv), expected, atol=1e-6)
 
 

@@ -24,7 +24,7 @@ from legodiff.evaluate.contenders import (
 from legodiff.evaluate.suites import Bound, Case, compiled, time
 from legodiff.model.brick import LegoBrick
 from legodiff.model.compiled import CompiledStack
-from legodiff.model.kernels import attend
+from legodiff.model.kernels import TILE, attend
 from legodiff.model.presets import PRESETS, preset
 from legodiff.model.stack import LegoStack
 from legodiff.sampling import Sampling
@@ -58,11 +58,35 @@ def attention(shape: tuple[int, ...], device: torch.device) -> Case:
         "attend": attend,
         "attend, compiled": torch.compile(attend),
         "elementwise, compiled": torch.compile(elementwise),
+        "FlexAttention, compiled": flexible(qkv),
         "batched products": products,
     }
     entries = [timed(name, partial(way, qkv), images, flops) for name, way in ways.items()]
     title = f"attention of {images * patches:,} sequences of {count}, {heads} heads of {size}"
     return Case(title, device, BF16, entries)
+
+
+def flexible(qkv: Tensor) -> Callable[[Tensor], Tensor]:
+    """FlexAttention over all tokens as one sequence, of which only tiles on the diagonal count."""
+    from torch.nn.attention.flex_attention import BlockMask, flex_attention
+
+    images, patches, count, _, heads, size = qkv.shape
+    tiles = images * patches * count // TILE
+    order = torch.arange(tiles, dtype=torch.int32, device=qkv.device)
+    mask = BlockMask.from_kv_blocks(
+        torch.ones_like(order)[None, None],
+        order[None, None, :, None].repeat(1, 1, 1, tiles),
+        BLOCK_SIZE=TILE,
+        mask_mod=lambda batch, head, query, key: query // count == key // count,
+    )
+    attention = torch.compile(flex_attention)
+
+    def run(qkv: Tensor) -> Tensor:
+        query, key, value = qkv.view(1, -1, 3, heads, size).permute(2, 0, 3, 1, 4)
+        mixed: Tensor = attention(query, key, value, block_mask=mask)
+        return mixed.transpose(1, 2).reshape(images, patches, count, heads * size)
+
+    return run
 
 
 def products(qkv: Tensor) -> Tensor:
