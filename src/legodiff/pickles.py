@@ -6,11 +6,14 @@ gives, or the file is refused. Lengths in a file are not believed: memory grows 
 """
 
 import pickletools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import IO, Any, BinaryIO, cast
 
 LIMIT = 2**30  # bytes of the whole file
+LONGEST = 1000  # letters of a name
+BROKEN = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError)
+"""What reading a damaged file raises; objects within objects without end, the last."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def load(
             reader.do(opcode.name, argument)
     except RefusedError as error:
         raise ValueError(f"pickle refused: {error}") from None
-    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+    except BROKEN as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"pickle refused: it is damaged or not plain data ({reason})") from error
     raise ValueError("pickle refused: it has no end")
@@ -201,6 +204,8 @@ class _Reader:
         restore(state)
 
     def name(self, module: Any, name: Any) -> None:
+        if not all(type(part) is str and len(part) <= LONGEST for part in (module, name)):
+            raise RefusedError("it asks for something by what is no name")
         if (module, name) not in self.allowed:
             raise RefusedError(f"it asks for {module}.{name}, which is not plain data")
         self.stack.append(Name(module, name))
@@ -212,9 +217,16 @@ class _Reader:
 
     def set_items(self, values: list[Any]) -> None:
         target, keys = self.stack[-1], values[::2]
-        if not isinstance(target, dict) or not all(isinstance(k, str | bytes | int) for k in keys):
-            raise TypeError("keys must be text, bytes or whole numbers, in a dict")
+        if not isinstance(target, dict):
+            raise TypeError("a key and a value for something else than a dict")
+        check_keys(keys)
         target.update(zip(keys, values[1::2], strict=True))
+
+
+def check_keys(keys: Iterable[Any]) -> None:
+    """Raises TypeError for keys that no plain dict has: what is nested deep may not be hashed."""
+    if not all(isinstance(key, str | bytes | int) for key in keys):
+        raise TypeError("keys must be text, bytes or whole numbers, in a dict")
 
 
 def _latin_1(text: Any, encoding: Any) -> bytes:

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from legodiff.interop.tensors import TENSORS, Dict
+from legodiff.pickles import LONGEST as LONGEST_NAME
 from legodiff.pickles import RefusedError
 
 PACKAGES = ("timm", "training", "torch_utils", "dnnlib", "argparse")
@@ -72,13 +73,18 @@ def _persistent(meta: Any) -> Thing:
     """An object in EDM's format: a dict of its source code, class name and attributes."""
     if not isinstance(meta, dict) or meta.get("type") != "class":
         raise RefusedError("an object in another version of EDM's format")
-    thing = Thing(str(meta.get("class_name")))
+    name = meta.get("class_name")
+    if type(name) is not str or len(name) > LONGEST_NAME:
+        raise RefusedError("an object whose class has no name")
+    thing = Thing(name)
     thing.__setstate__(meta.get("state"))
     return thing
 
 
 def _texts(values: Any = ()) -> set[str]:
-    return set(map(str, values))
+    if not all(type(value) is str for value in values):
+        raise RefusedError("a set of something else than texts")
+    return set(values)
 
 
 class _Things(Mapping[tuple[str, str], Callable[..., Any]]):

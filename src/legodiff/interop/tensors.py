@@ -15,7 +15,7 @@ from zipfile import ZIP_STORED, BadZipFile, ZipFile
 import torch
 from torch import Tensor
 
-from legodiff.pickles import BYTES, Allowed, Name, RefusedError, load
+from legodiff.pickles import BYTES, Allowed, Name, RefusedError, check_keys, load
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 TYPES = {
@@ -140,7 +140,9 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tenso
     whole = [offset, *size, *stride]
     if not isinstance(storage, Tensor) or storage.ndim != 1 or len(size) != len(stride):
         raise RefusedError("a tensor of something else than numbers")
-    if not all(type(number) is int and number >= 0 for number in whole) or len(size) > 8:
+    if not all(type(number) is int for number in whole) or len(size) > 8:
+        raise RefusedError("a tensor whose size and stride are not whole numbers")
+    if not all(0 <= number < 2**48 for number in whole):
         raise RefusedError(f"a tensor of size {size!r} and stride {stride!r}")
     reach = 1  # numbers from the first to the last that is shown
     for step, count in sorted(zip(stride, size, strict=True)):
@@ -160,6 +162,11 @@ def _parameter(data: Any, *_: Any) -> Any:
 
 class Dict(dict[Any, Any]):
     """An ordered dict of a file."""
+
+    def __init__(self, pairs: Any = ()) -> None:
+        pairs = [*pairs.items()] if isinstance(pairs, dict) else [tuple(pair) for pair in pairs]
+        check_keys(key for key, _ in pairs)
+        super().__init__(pairs)
 
     def __setstate__(self, state: Any) -> None:
         """Versions of modules, which are not needed."""
