@@ -165,5 +165,6 @@ def test_models_are_told_from_images(run, tmp_path):
     assert is_model(str(run))
     assert is_model("owner/name")
     assert is_model("owner/name@v1.0")
+    assert is_model("owner/lego-v1.5")
     for images in ("hf:owner/name", "digits", "photos/all.npz", str(tmp_path), "shards/{0..9}.tar"):
         assert not is_model(images)

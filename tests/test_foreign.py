@@ -144,6 +144,22 @@ def test_a_flow_is_that_of_its_own_scheduler():
             assert torch.allclose(noisy_flow + (following - t) * direction, after, atol=1e-4)
 
 
+@torch.no_grad()
+def test_edm_is_that_of_its_own_scheduler():
+    torch.manual_seed(0)
+    brick = ForeignBrick(ForeignSpec("UNet2DModel", UNET, "edm", sigma_data=0.7), 3).eval()
+    theirs = diffusers.EDMEulerScheduler(sigma_data=0.7)
+    noisy, sigma = torch.randn(4, 3, 16, 16), torch.tensor([0.01, 0.5, 3.0, 70.0])
+    noisy = noisy * (sigma**2 + 0.49).sqrt().view(-1, 1, 1, 1)
+    found = brick(noisy, sigma)
+    for image, level, estimate in zip(noisy[:, None], sigma, found, strict=True):
+        scaled, time = theirs.precondition_inputs(image, level), theirs.precondition_noise(level)
+        raw = brick.network(scaled, time[None]).sample
+        expected = theirs.precondition_outputs(image, raw, level)
+        assert raw.std() > 0.05
+        assert torch.allclose(estimate, expected[0], atol=1e-4)
+
+
 def test_predictions_are_one_estimate_said_in_four_ways():
     """A network that knows the answer gives it, whatever it is asked to predict."""
     clean = torch.randn(3, 2, 4, 4)

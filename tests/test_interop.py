@@ -304,6 +304,29 @@ def test_weights_that_do_not_fit_are_one_line(tensors, reason, tmp_path):
         import_model(tmp_path / "a.safetensors", heads=2)
 
 
+def theirs_with(name, change):
+    """The official weights with one tensor changed."""
+    tensors = golden("lego_pg")[0]
+    key = next(key for key in tensors if key.endswith(name))
+    return {**tensors, key: change(tensors[key]).contiguous()}
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("y_embedder.embedding_table.bias", lambda t: t[:5]),
+        ("final_layer.linear.weight", lambda t: t[:7]),
+        ("pos_embed", lambda t: t.flatten()),
+        ("x_embedder.proj.weight", lambda t: t[..., 0]),
+        ("attn.qkv.weight", lambda t: t[:, :3]),
+    ],
+)
+def test_weights_of_another_shape_are_one_line(name, change, tmp_path):
+    save_file(theirs_with(name, change), tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match=r"^[^\n]*a\.safetensors: [^\n]*$"):
+        import_model(tmp_path / "a.safetensors", heads=2)
+
+
 def rebuilt(size, stride, offset=0, count=4, said=None):
     """A pickle of a tensor of ``count`` numbers, with this size and stride."""
     storage = torch.arange(float(count)).untyped_storage()
@@ -632,6 +655,51 @@ def test_schedules_of_diffusers(schedule, prediction, sigma_max, tmp_path):
     assert pipe.label_dropout > 0
 
 
+def test_a_network_without_its_scheduler_and_unknown_ones(tmp_path):
+    from test_foreign import SD3
+
+    fixed = {"encoder_hidden_states": (1, 3, 12), "pooled_projections": (1, 10)}
+    tensors = {name: torch.randn(shape) for name, shape in fixed.items()}
+    save_file(tensors, tmp_path / "c.safetensors")
+    for model, config, condition, prediction in (
+        ("SD3Transformer2DModel", SD3, tmp_path / "c.safetensors", "flow"),
+        ("UNet2DModel", None, None, "epsilon"),
+    ):
+        folder = tmp_path / model
+        save_diffusers(folder, model, config)
+        (folder / "scheduler" / "scheduler_config.json").unlink()
+        pipe = import_model(folder, condition=condition).pipe
+        assert pipe.stack.spec.bricks[0].prediction == prediction
+    save_diffusers(tmp_path / "ve", schedule="ScoreSdeVeScheduler")
+    with pytest.raises(ValueError, match=r"^[^\n]*ScoreSdeVeScheduler is not known here[^\n]*$"):
+        import_model(tmp_path / "ve")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"in_channels": None},
+        {"sample_size": 1.5},
+        {"block_out_channels": 5},
+        {"patch_size": "two"},
+        {"block_out_channels": [8, "x"]},
+    ],
+)
+def test_a_configuration_of_diffusers_that_cannot_be_is_one_line(changes, tmp_path):
+    save_diffusers(tmp_path)
+    path = tmp_path / "unet" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(ValueError, match=rf"^[^\n]*{tmp_path.name}[^\n]*$"):
+        import_model(tmp_path)
+
+
+def test_json_of_diffusers_is_bounded(tmp_path, monkeypatch):
+    save_diffusers(tmp_path)
+    monkeypatch.setattr("legodiff.hub.LARGEST_JSON", 100)
+    with pytest.raises(ValueError, match=r"config\.json is too large to be meant"):
+        import_model(tmp_path)
+
+
 def test_old_names_and_parts_of_weights(tmp_path):
     from legodiff.interop.diffusers_models import OLD_NAMES
 
@@ -669,7 +737,7 @@ def test_folders_of_diffusers_that_cannot_be_are_one_line(tmp_path):
     config = tmp_path / "unet" / "config.json"
     good = config.read_text()
     for text, reason in (
-        ("{", "is missing or is not JSON"),
+        ("{", "is not JSON"),
         ("[]", "does not hold named values"),
         (good.replace("UNet2DModel", "FluxTransformer2DModel"), "known are UNet2DModel, "),
         (good.replace('"in_channels": 3', '"in_channels": 4'), "of another shape"),

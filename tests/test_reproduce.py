@@ -70,6 +70,19 @@ def test_every_experiment_can_be_begun_at_both_scales(name):
         assert {model.after for model in scale.models} <= {None, *names}
 
 
+@pytest.mark.parametrize("scale", ["small", "paper"])
+def test_sizes_of_stacks_are_told_at_both_scales(scale, call, tmp_path):
+    code, out, err = call("reproduce", "table6", "--scale", scale, "--out", tmp_path)
+    assert (code, err) == (0, "")
+    assert "| **lego-xl-pg-32** | all |" in out
+
+
+def test_only_the_first_process_leaves_files(call, tmp_path, monkeypatch):
+    monkeypatch.setattr("legodiff.train.distributed.World.leads", False)
+    assert call("reproduce", "table5", "--out", tmp_path / "out")[0] == 0
+    assert not (tmp_path / "out").exists()
+
+
 def test_every_table_and_figure_is_there():
     wanted = {f"table{number}" for number in (1, 2, 3, 4, 5, 7)}
     wanted |= {f"figure{number}" for number in (2, 4, 5, 6, 7, 8, 9, 10, 11)}

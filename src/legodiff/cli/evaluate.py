@@ -233,6 +233,12 @@ def canvas(
     say(f"In {place / 'metrics.json'}, with how it was measured.")
 
 
+FILES = set(
+    [".npz", ".npy", ".zip", ".tar", ".gz", ".tgz", ".parquet", ".png", ".jpg", ".jpeg", ".webp"]
+)
+"""How what holds images ends; what is none of these may be a model on the Hub."""
+
+
 def is_model(what: str) -> bool:
     """Whether it is a model and not a collection of images."""
     from legodiff.hub import NAME
@@ -242,7 +248,7 @@ def is_model(what: str) -> bool:
     if path.exists():
         return (path / CONFIG).is_file()
     named = NAME.fullmatch(what)  # on the Hub
-    return named is not None and not Path(named[1]).suffix
+    return named is not None and Path(named[1]).suffix not in FILES
 
 
 @contextmanager

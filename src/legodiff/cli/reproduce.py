@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -78,11 +79,15 @@ def reproduce(
         _tell(experiment, chosen, name)
         return
     numbers = tuple(parse_numbers("--seeds", seeds))
-    with joined(choose_device(device)) as world, progress() as bar:
+    with (
+        joined(choose_device(device)) as world,
+        progress() as bar,
+        TemporaryDirectory() as aside,  # for what others than the first process would write
+    ):
         setting = Setting(
             chosen,
             models=out / scale / "models",
-            out=out / scale / name,
+            out=out / scale / name if world.leads else Path(aside),
             seeds=numbers,
             world=world,
             show=lambda stage: partial(bar, stage) if world.leads else nothing,

@@ -1,6 +1,5 @@
 """Models of diffusers, from their folders, as a pipeline whose first brick they are."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from legodiff import store
 from legodiff.codec import Codec, LatentCodec, PixelCodec
 from legodiff.interop.files import read_weights
 from legodiff.interop.lego import LATENTS
@@ -66,7 +66,7 @@ def diffusers_pipeline(
         raise ValueError(f"{folder}: a network of {kind!r}; known are {', '.join(NETWORKS[:4])}")
     inside = {name: value for name, value in config.items() if not name.startswith("_")}
     conditions = conditions or {}
-    prediction, schedule, sigma_data = _schedule(folder)
+    prediction, schedule, sigma_data = _schedule(folder, kind)
     brick = ForeignSpec(
         network=kind,
         config=inside,
@@ -106,21 +106,20 @@ def diffusers_pipeline(
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is missing or is not JSON") from error
+    if not path.is_file():
+        raise ValueError(f"{path} is missing")
+    content = store.read_json(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} does not hold named values")
     return content
 
 
-def _schedule(folder: Path) -> tuple[str, dict[str, Any], float]:
+def _schedule(folder: Path, network: str) -> tuple[str, dict[str, Any], float]:
     """What a network predicts, the table behind its timesteps, and EDM's sigma_data."""
     places = [folder / "scheduler" / "scheduler_config.json", folder / "scheduler_config.json"]
     path = next((place for place in places if place.is_file()), None)
     if path is None:  # a model on its own
-        return "epsilon", {}, 0.5
+        return "flow" if network == "SD3Transformer2DModel" else "epsilon", {}, 0.5
     config = _read_json(path)
     kind = str(config.get("_class_name"))
     if kind.startswith("FlowMatch"):
@@ -129,6 +128,8 @@ def _schedule(folder: Path) -> tuple[str, dict[str, Any], float]:
         if config.get("prediction_type", "epsilon") != "epsilon":
             raise ValueError(f"{path}: EDM with {config['prediction_type']} is not known here")
         return "edm", {}, float(config.get("sigma_data", 0.5))
+    if "beta_schedule" not in config:
+        raise ValueError(f"{path}: {kind} is not known here; it has no table of betas")
     if config.get("trained_betas") is not None:
         raise ValueError(f"{path}: betas of its own (trained_betas) are not known here")
     schedule = {ours: config[theirs] for theirs, ours in SCHEDULE.items() if theirs in config}

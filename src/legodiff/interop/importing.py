@@ -1,5 +1,7 @@
 """Opens a model of others as a pipeline of ours, whatever it is."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -7,6 +9,7 @@ from legodiff.interop.diffusers_models import diffusers_pipeline, is_diffusers_f
 from legodiff.interop.dit import dit_pipeline
 from legodiff.interop.files import read_weights
 from legodiff.interop.lego import LATENTS, lego_pipeline, official_spec
+from legodiff.pickles import BROKEN
 from legodiff.pipeline import LegoPipeline
 from legodiff.vae import VaeSpec
 
@@ -41,11 +44,12 @@ def import_model(
         if not is_diffusers_folder(path):
             raise ValueError(f"{path} is no folder of diffusers; name a file, or such a folder")
         fixed = {} if condition is None else read_weights(condition).tensors
-        pipe = diffusers_pipeline(path, fixed, vae)
+        with _in_one_line(path):
+            pipe = diffusers_pipeline(path, fixed, vae)
         return Imported(pipe, f"{pipe.stack.spec.bricks[0]} of diffusers")
     vae = vae or LATENTS
     weights = read_weights(path)
-    try:
+    with _in_one_line(path):
         if any(name.endswith("model.0.x_embedder.proj.weight") for name in weights.tensors):
             what = "LEGO stack"
             known = {name: value for name, value in weights.about.items() if value is not None}
@@ -63,15 +67,26 @@ def import_model(
             raise ValueError(f"these are no weights of LEGO or DiT (the first tensor is {first})")
         if model is not None:
             _check(model, pipe)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
     return Imported(pipe, f"{what} from a {weights.kind}")
+
+
+@contextmanager
+def _in_one_line(path: Path) -> Iterator[None]:
+    """What a file says may fit nothing: whatever comes of that is told in one line."""
+    try:
+        yield
+    except BROKEN as error:
+        reason = " ".join(str(error).split())[:300]
+        if not isinstance(error, ValueError):
+            reason = f"it is not what it says it is ({type(error).__name__}: {reason})"
+        named = reason if reason.startswith(str(path)) else f"{path}: {reason}"
+        raise ValueError(named) from error
 
 
 def _check(model: str, pipe: LegoPipeline) -> None:
     """Raises ValueError if a pipeline is another model than its name says."""
     spec = pipe.stack.spec
     named = official_spec(model, spec.channels, spec.classes)
-    for what in ("image_size", "width", "bricks"):
+    for what in ("image_size", "width", "heads", "bricks"):
         if (own := getattr(spec, what)) != (theirs := getattr(named, what)):
             raise ValueError(f"this is not {model}: its {what} is {own}, not {theirs}")

@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from pathlib import Path
 from typing import Any
 
 from legodiff.pictures import new_figure, save_figure
@@ -33,8 +34,8 @@ def run(experiment: Experiment, setting: Setting) -> str:
 def _stages(model: Model, seed: int, setting: Setting) -> list[dict[str, Any]]:
     """One training, stopped to be judged; its rate is constant, so that it can be."""
     whole = configuration(model, seed, setting)
-    folder, rows, seconds = setting.out / "training", [], 0.0
-    shutil.rmtree(folder, ignore_errors=True)  # of the model before
+    folder, rows, seconds = setting.models / "figure2", [], 0.0
+    _clear(folder, setting)  # of the model before
     for stage in reversed(range(STAGES)):
         images = whole.train.images // 2**stage
         settings = whole.train.model_copy(update={"images": images, "decay_to": 1.0})
@@ -58,8 +59,16 @@ def _stages(model: Model, seed: int, setting: Setting) -> list[dict[str, Any]]:
         flops = training_flops(pipe.stack.spec, settings) * images
         key = {"model": model.name, "seed": seed, "images": images}
         rows.append({**key, "training seconds": seconds, "training flops": flops, **found})
-    shutil.rmtree(folder)
+    _clear(folder, setting)
     return rows
+
+
+def _clear(folder: Path, setting: Setting) -> None:
+    """Removes a run, once all processes are done with it and before any goes on."""
+    setting.world.gather(None)
+    if setting.world.leads:
+        shutil.rmtree(folder, ignore_errors=True)
+    setting.world.gather(None)
 
 
 def _table(rows: Rows) -> str:
