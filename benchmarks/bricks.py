@@ -129,7 +129,7 @@ def run(name: str, data: str, seed: int, seconds: float, options: argparse.Names
     costs = json.loads(options.costs.read_text())
     images = int(seconds / costs[name][str(learnt.channels)] / BATCH) * BATCH
     key = {"data": data, "name": name, "seed": seed, "seconds": seconds, "rate": options.rate}
-    key["changes"] = options.changes
+    key |= {"changes": options.changes, "images": images}
     done = options.out.read_text().splitlines() if options.out.exists() else []
     if any(key.items() <= json.loads(line).items() for line in done):
         return
@@ -155,7 +155,7 @@ def run(name: str, data: str, seed: int, seconds: float, options: argparse.Names
     spec: StackSpec = pipe.stack.spec
     count = tuple(range(len(spec.bricks)))
     flops = subset_flops(spec, count, (64, 64))
-    row = {**key, **found, "images": images, "flops": flops}
+    row = {**key, **found, "flops": flops}
     with options.out.open("a") as file:
         file.write(json.dumps(row) + "\n")
     options.out.with_suffix("").mkdir(exist_ok=True)

@@ -2,9 +2,9 @@
 
     python benchmarks/kernels.py lego-s-pg-64 lite-pr-16 --batches 1 8
 
-On the CPU: torch's own layers; GELU fused into its linear layer; oneDNN for every linear layer (the
-choice on AMD); geometry made anew each time; all of it through torch.compile, also with its
-weights frozen into the code. Ratios are to what the library does.
+On the CPU: as it is, which is GELU fused into its linear layer; torch's own layers; oneDNN for all
+linear layers (the choice on AMD); geometry made anew each time; all of it through torch.compile,
+also with its weights frozen into the code. Ratios are to what the library does.
 """
 
 import argparse

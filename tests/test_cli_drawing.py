@@ -175,6 +175,18 @@ def test_compiled_images_are_the_same(call, model, tmp_path, monkeypatch):
         assert np.abs(np.asarray(one).astype(int) - np.asarray(other)).max() <= 1
 
 
+def test_precision_is_told_with_the_images(call, model, tmp_path):
+    words = ("sample", model, "--steps", 2, "--seeds", "0", "--out")
+    assert call(*words, tmp_path / "a", "--precision", "bf16")[0] == 0
+    assert call(*words, tmp_path / "b")[0] == 0
+    low, full = (Image.open(tmp_path / name / "000000.png") for name in "ab")
+    assert low.info["precision"] == "bfloat16"
+    assert "precision" not in full.info
+    assert np.any(np.asarray(low) != np.asarray(full))
+    code, _, err = call(*words, tmp_path / "c", "--precision", "fp8")
+    assert (code, err) == (2, "error: --precision fp8: choose from fp32, bf16\n")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -61,8 +61,10 @@ def test_gradients_of_one_dnn(frozen):
         assert torch.allclose(one, other, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
 def test_who_multiplies(monkeypatch):
     """The plain path where gradients, autocast or another type need it; else GELU comes along."""
+    monkeypatch.setattr(kernels, "prefers_one_dnn", lambda: False)
     layer, x = Linear(8, 12, gelu=True), torch.randn(70, 8)
 
     def fused():
@@ -80,11 +82,42 @@ def test_who_multiplies(monkeypatch):
         layer, x = layer.float(), x.float()
         monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
         assert not fused()
-    layer = Linear(8, 12)
     monkeypatch.undo()
+    layer = Linear(8, 12)
+    monkeypatch.setattr(kernels, "prefers_one_dnn", lambda: False)
     assert not fused()
     monkeypatch.setattr(kernels, "prefers_one_dnn", lambda: True)
     assert fused()
+
+
+@pytest.mark.usefixtures("amd")
+def test_a_second_gradient_is_refused_and_not_wrong():
+    weight, bias = weights()
+    x = torch.randn(70, 8, requires_grad=True)
+    (slope,) = torch.autograd.grad(linear(x, weight, bias).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.square().sum().backward()
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_forward_derivatives_take_the_plain_path(grad):
+    weight, bias = (value.detach() for value in weights())
+    x, direction = torch.randn(2, 70, 8)
+    with torch.set_grad_enabled(grad):
+        _, found = torch.func.jvp(lambda x: linear(x, weight, bias, True), (x,), (direction,))
+        _, expected = torch.func.jvp(lambda x: plain(x, weight, bias, True), (x,), (direction,))
+    assert expected.abs().sum() > 1
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_tiles_compile_for_bricks_and_canvases_of_many_sizes(monkeypatch):
+    """Also where the number of patches is open in a graph."""
+    torch._dynamo.reset()
+    monkeypatch.setattr(kernels, "shares_tiles", lambda _: True)
+    compiled = torch.compile(attend, backend="aot_eager", fullgraph=True)
+    for patches in (64, 16, 48, 7):
+        qkv = torch.randn(2, patches, 4, 3, 2, 8)
+        assert torch.allclose(compiled(qkv), attend(qkv), atol=1e-6)
 
 
 def test_the_mlp_of_a_block_by_hand():

@@ -227,3 +227,19 @@ def test_progress_counts_images(pipe):
     told = []
     pipe(labels=0, seeds=range(3), steps=4, batch=2, on_progress=told.append)
     assert told == [0.5, 1.0, 1.5, 2.0, 2.25, 2.5, 2.75, 3.0]
+
+
+def test_a_rounded_pipeline_is_the_model_it_was_opened_as():
+    """Its plans stay its plans, and its pictures tell that it was rounded."""
+    torch.manual_seed(0)
+    pipe = LegoPipeline(awaken(LegoStack(preset("tiny-pr-16", channels=1))).eval())
+    known, plain = pipe.fingerprint, pipe(seeds=[0, 1], steps=3)
+    assert pipe.precision == {}
+    with pytest.raises(ValueError, match=r"pipe\.to\(dtype=torch\.bfloat16\)"):
+        pipe.to(torch.bfloat16)
+    assert pipe.to(dtype=torch.bfloat16).to("cpu", torch.bfloat16) is pipe
+    assert pipe.fingerprint == known
+    assert pipe.precision == {"precision": "bfloat16"}
+    for one, other in zip(pipe(seeds=[0, 1], steps=3).images, plain.images, strict=True):
+        apart = np.abs(np.asarray(one).astype(int) - np.asarray(other))
+        assert 0 < apart.max() < 40

@@ -101,3 +101,14 @@ def test_a_canvas_that_does_not_fit_names_the_nearest():
         GOOD.check_canvas((20, 42))
     with pytest.raises(ValueError, match="nearest that fits is 8x8"):
         GOOD.check_canvas((1, 3))
+
+
+def test_a_phase_of_none_leaves_configurations_what_they_were():
+    """Fingerprints of models, plans and runs are made from them."""
+    spec = preset("tiny-pr-16")
+    assert all(set(brick) == {"size", "local", "depth"} for brick in spec.to_dict()["bricks"])
+    bricks = (BrickSpec("image", 4, 1), BrickSpec(8, 4, 1, phase=3))
+    laid = preset("tiny-pr-16", bricks=bricks)
+    assert laid.to_dict()["bricks"][1]["phase"] == 3
+    assert StackSpec.from_dict(laid.to_dict()) == laid
+    assert StackSpec.from_dict(spec.to_dict()) == spec

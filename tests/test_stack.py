@@ -284,6 +284,11 @@ def test_blocks_can_be_rounded_and_nothing_else_is(stack, dtype, tmp_path):
     assert inside == [dtype]
     assert found.dtype == torch.float32
     assert 0 < (found - expected).norm() / expected.norm() < 2e-2
+    other = torch.float16 if dtype == torch.bfloat16 else torch.bfloat16
+    for wrong in (other, torch.float32, torch.int8):
+        with pytest.raises(ValueError, match=r"blocks of \S+ cannot be rounded to"):
+            stack.lower(wrong)
+    stack.to(torch.float32)  # what is lost is lost
     with pytest.raises(ValueError, match="weights were rounded to draw"):
         stack.save_pretrained(tmp_path / "low")
     assert not (tmp_path / "low").exists()

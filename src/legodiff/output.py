@@ -50,6 +50,7 @@ class Order:
             "software": f"legodiff {__version__}",
             "model": self.pipe.fingerprint,
             "weights": self.weights,
+            **self.pipe.precision,
             "size": list(self.size),
             **self.method.to_dict(),
             "nfe": nfe,

@@ -69,6 +69,7 @@ class LegoPipeline:
         self.origin = origin
         self.folder: Path | None = None
         """Where it was opened."""
+        self._fingerprint: str | None = None
 
     @property
     def device(self) -> torch.device:
@@ -80,9 +81,13 @@ class LegoPipeline:
         """Moves it to a device; with ``dtype``, bfloat16 or float16, draws faster in less room.
 
         Blocks are then rounded for good, see ``LegoStack.lower``; the solver stays in float32.
+        Raises ValueError for other types.
         """
+        if isinstance(device, torch.dtype):
+            raise ValueError(f"say what it is: pipe.to(dtype={device})")
         self.stack.to(device)
         if dtype is not None:
+            self._fingerprint = self.fingerprint  # plans are for the model as it was opened
             self.stack.lower(dtype)
         return self
 
@@ -235,7 +240,15 @@ class LegoPipeline:
     @property
     def fingerprint(self) -> str:
         """A short hash of the configuration and of the first weights of every tensor."""
+        if self._fingerprint is not None:
+            return self._fingerprint
         return folders.fingerprint(self.to_dict(), self.stack.state_dict())
+
+    @property
+    def precision(self) -> dict[str, str]:
+        """For the metadata of pictures: what blocks were rounded to, if they were."""
+        rounded = self.stack.rounded
+        return {"precision": str(rounded).removeprefix("torch.")} if rounded else {}
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Writes ``model.safetensors`` and ``config.json``.

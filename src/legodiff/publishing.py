@@ -46,6 +46,7 @@ def push(
     """Uploads a model with its card; the words are those of ``LegoPipeline.push_to_hub``."""
     repo, branch = hub.branch(hub_id, revision)
     check(None, license)
+    pipe.stack.check_saved()
     hub.check_login()
     with TemporaryDirectory() as place:
         folder = Path(place) / "model"

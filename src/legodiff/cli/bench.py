@@ -90,8 +90,11 @@ def bench(
     if threads:
         torch.set_num_threads(threads)
     if suite is not None:
-        run_suite(suite, choose_device(device), authors, rounds, out)
+        kind = "cpu" if suite == "cpu" else device
+        run_suite(suite, choose_device(kind), authors, rounds, out)
         return
+    if authors is not None and size is not None:
+        raise ValueError("--size: the authors' model has the one it was made for; leave it out")
     names = list(dict.fromkeys(models or ["lite-pr-16"]))
     canvas = parse_size(size) or open_spec(names[0])[0].image_size
     setting = Setting(canvas, batch, choose_device(device), dtype, train, patches)

@@ -131,7 +131,7 @@ def canvas(
     about: dict[str, Any] = {"software": f"legodiff {__version__}", "model": pipe.fingerprint}
     about |= {"weights": weights, "seed": seed, "labels": labels or regions, "blend": soft * factor}
     about |= {"wrap": wrap, "stride": stride, "margin": margin, **method.to_dict()}
-    about |= {"flops": samples.flops}
+    about |= {"flops": samples.flops, **pipe.precision}
     save_png(out, samples.images[0].crop((0, 0, wanted[1], wanted[0])), about)
     say(
         f"{out}: {wanted[0]}x{wanted[1]} pixels in {samples.seconds:.1f} s, {samples.nfe:,} "

@@ -1,5 +1,6 @@
 """``legodiff evaluate``"""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -233,9 +234,7 @@ def canvas(
     say(f"In {place / 'metrics.json'}, with how it was measured.")
 
 
-FILES = set(
-    [".npz", ".npy", ".zip", ".tar", ".gz", ".tgz", ".parquet", ".png", ".jpg", ".jpeg", ".webp"]
-)
+FILES = re.compile(r"\.(npz|npy|zip|tar|gz|tgz|parquet|png|jpe?g|webp)")
 """How what holds images ends; what is none of these may be a model on the Hub."""
 
 
@@ -248,7 +247,7 @@ def is_model(what: str) -> bool:
     if path.exists():
         return (path / CONFIG).is_file()
     named = NAME.fullmatch(what)  # on the Hub
-    return named is not None and Path(named[1]).suffix not in FILES
+    return named is not None and not FILES.fullmatch(Path(named[1]).suffix)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import json
 import shlex
 import sys
 from dataclasses import asdict
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,12 +87,16 @@ def _bounds(case: "Case", rows: "list[Row]", ceiling: "Row") -> Lines:
     return [
         [
             f"{case.title}: {bound.what}",
-            f"{spread(bound.measured(found))} {bound.unit}".strip(),
+            _told(bound.measured(found), bound.unit),
             f"{'at least' if bound.least else 'at most'} {bound.bound:g} {bound.unit}".strip(),
             "met" if bound.met(found) else "not met",
         ]
         for bound in case.bounds
     ]
+
+
+def _told(found: "Spread", unit: str) -> str:
+    return "not told" if isnan(found.median) else f"{spread(found)} {unit}".strip()
 
 
 def _write(

@@ -2,7 +2,8 @@
 
     denoise(noisy, sigma, labels) -> clean estimate
 
-is the one noun: noisy (B, C, H, W) = clean + sigma * noise, sigma (B,), labels (B,) or None.
+is the one noun: noisy (B, C, H, W) = clean + sigma * noise, sigma (B,), labels (B,) or None. Where
+sigma is, is left open: samplers hand it over on the CPU, for wrappers to read; networks move it.
 """
 
 from collections.abc import Callable

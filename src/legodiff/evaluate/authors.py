@@ -119,7 +119,8 @@ def load(path: Path) -> ModuleType:
     try:
         found.loader.exec_module(code)
     except Exception as error:
-        raise ValueError(f"--authors {path}: {file.name} does not run ({error})") from error
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"--authors {path}: {file.name} does not run ({reason})") from error
     finally:
         for name in absent:
             del sys.modules[name]

@@ -109,7 +109,7 @@ def dit(name: str, spec: StackSpec, size: tuple[int, int]) -> Contender | None:
 
 def _shape(spec: StackSpec) -> tuple[Any, ...]:
     """What a stack's cost comes from, channels and classes aside."""
-    return spec.image_size, spec.width, spec.heads, spec.bricks
+    return spec.image_size, spec.width, spec.heads, spec.mlp_ratio, spec.bricks
 
 
 def uvit(name: str, spec: StackSpec, size: tuple[int, int]) -> Contender | None:

@@ -51,13 +51,14 @@ def h100(device: torch.device, authors: Path | None) -> Iterator[Case]:
 
 def attention(shape: tuple[int, ...], device: torch.device) -> Case:
     """Ways to attend among four tokens: queries, keys and values (B, P, N, 3, heads, d)."""
+    torch._dynamo.reset()  # each shape has graphs of its own
     qkv = torch.randn(shape, device=device, dtype=BF16)
     images, patches, count, _, heads, size = shape
     flops = 4 * patches * count**2 * heads * size
     ways: dict[str, Callable[[Tensor], Tensor]] = {
         "attend": attend,
-        "attend, compiled": torch.compile(attend),
-        "elementwise, compiled": torch.compile(elementwise),
+        "attend, compiled": torch.compile(attend, dynamic=False),
+        "elementwise, compiled": torch.compile(elementwise, dynamic=False),
         "FlexAttention, compiled": flexible(qkv),
         "batched products": products,
     }
@@ -79,7 +80,7 @@ def flexible(qkv: Tensor) -> Callable[[Tensor], Tensor]:
         BLOCK_SIZE=TILE,
         mask_mod=lambda batch, head, query, key: query // count == key // count,
     )
-    attention = torch.compile(flex_attention)
+    attention = torch.compile(flex_attention, dynamic=False)
 
     def run(qkv: Tensor) -> Tensor:
         query, key, value = qkv.view(1, -1, 3, heads, size).permute(2, 0, 3, 1, 4)

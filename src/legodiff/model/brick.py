@@ -72,7 +72,7 @@ class LegoBrick(nn.Module):
         tokens, told = tokens.to(dtype), condition.to(dtype)
         for block in self.blocks:
             tokens = block(tokens, told)
-        out: Tensor = self.output(tokens.to(condition.dtype), condition)
+        out: Tensor = self.output(tokens.to(self.embed.weight.dtype), condition)
         return out
 
     def place(self, where: Tensor, positions: Tensor) -> Tensor:
@@ -94,7 +94,8 @@ def patches_at_once(fields: Tensor) -> int:
     batch, patches, count = fields.shape[:3]
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return patches
-    return max(1, AT_ONCE // (batch * count))
+    most = max(1, AT_ONCE // (batch * count))
+    return int(2 ** (most.bit_length() - 1))  # so that they can share tiles
 
 
 @lru_cache(maxsize=16)

@@ -49,7 +49,8 @@ class CompiledStack:
     ) -> list[Tensor]:
         """As ``LegoStack.estimates``. Raises ValueError if torch cannot compile here."""
         running = tuple(sorted(set(range(len(self.spec.bricks)) if bricks is None else bricks)))
-        sigma = sigma.to(noisy.device)  # what is on the CPU keeps CUDA graphs from being recorded
+        # What is on the CPU would keep CUDA graphs from being recorded.
+        sigma = sigma.to(noisy.device, non_blocking=True)
         inputs = [noisy, sigma] if labels is None else [noisy, sigma, labels]
         count, several = len(noisy), (running, len(inputs), noisy.shape[1:], True)
         key = several
@@ -73,13 +74,14 @@ class CompiledStack:
 def compile_blocks(stack: LegoStack, **options: Any) -> None:
     """From now on its blocks run, forward and backward, through ``torch.compile``.
 
-    A block is compiled once for each shape of tokens and serves all alike: bricks may be left out,
-    and memory may be shared out, as before. Names of weights stay. ``options`` are those of
+    One graph for each shape of tokens serves all blocks alike: bricks may be left out, and memory
+    may be shared out, as before. Names of weights stay. ``options`` are those of
     ``torch.compile``.
     """
+    torch._dynamo.config.recompile_limit = MOST_GRAPHS
     for brick in stack.bricks:
         for block in getattr(brick, "blocks", []):
-            block.compile(**options)
+            block.compile(dynamic=False, **options)
 
 
 @contextmanager
@@ -92,7 +94,7 @@ def telling_failure() -> Iterator[None]:
 
         if not isinstance(error, BackendCompilerFailed):
             raise
-        reason = str(error.inner_exception).splitlines()[0]
+        reason = " ".join(str(error.inner_exception).split())[:200]
         raise ValueError(f"torch.compile does not work here; go without it ({reason})") from error
 
 

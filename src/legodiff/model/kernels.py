@@ -12,39 +12,45 @@ What each is worth is in docs/benchmarks.md. All agree with the plain path to ro
 
 import platform
 from functools import lru_cache
-from math import gcd
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.autograd.function import once_differentiable
 
 MAX_SEQUENCES = 65_535  # CUDA's attention kernels put the batch on a 16-bit grid axis
 FEW = 64  # rows below which it takes longer to call oneDNN than it saves
 TILE, SHORT = 128, 32
+POWERS = [2**n for n in range(TILE.bit_length() - 1, -1, -1)]
 """Rows of a tile of those kernels; sequences up to ``SHORT`` tokens share one."""
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor, gelu: bool = False) -> Tensor:
     """(..., K) by (N, K) and (N,) to (..., N), and if asked tanh-GELU of that."""
-    plain = (
-        x.device.type != "cpu"
-        or x.dtype != torch.float32
-        or torch.is_autocast_enabled("cpu")
-        or torch.compiler.is_compiling()
-        or not torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    )
-    free = not plain and not torch.is_grad_enabled()
-    if gelu and free and x.shape[:-1].numel() >= FEW:
+    open_to_choice = _open_to_choice(x)
+    if open_to_choice and gelu and not torch.is_grad_enabled() and x.shape[:-1].numel() >= FEW:
         return _one_dnn(x, weight, bias, "gelu", "tanh")
-    if plain or not prefers_one_dnn():
-        out = F.linear(x, weight, bias)
-    elif free:
-        out = _one_dnn(x, weight, bias)
-    else:
+    if open_to_choice and prefers_one_dnn():
         out = _OneDnnLinear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    else:
+        out = F.linear(x, weight, bias)
     return F.gelu(out, approximate="tanh") if gelu else out
+
+
+def _open_to_choice(x: Tensor) -> bool:
+    """Whether nobody but torch's own backward pass looks at what happens to a tensor."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        and forward_ad._current_level < 0
+        and torch._C._functorch.peek_interpreter_stack() is None  # torch.func
+    )
 
 
 def _one_dnn(
@@ -63,6 +69,7 @@ class _OneDnnLinear(torch.autograd.Function):
         return _one_dnn(x, weight, bias)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         of_x, of_weight, of_bias = ctx.needs_input_grad
@@ -87,11 +94,10 @@ def prefers_one_dnn() -> bool:
 def attend(qkv: Tensor) -> Tensor:
     """Attention among the tokens of each patch: (B, P, N, 3, heads, d) to (B, P, N, heads * d)."""
     batch, patches, count, _, heads, size = qkv.shape
-    together, mask = 1, None
+    together = 1
     if shares_tiles(qkv.device) and count <= SHORT:
-        together = gcd(patches, TILE // count)
-        patch = torch.arange(together * count, device=qkv.device) // count
-        mask = patch[:, None] == patch
+        together = next(n for n in POWERS if n * count <= TILE and patches % n == 0)
+    mask = None if together == 1 else same_patch(together, count, qkv.device)
     qkv = qkv.reshape(batch * (patches // together), together * count, 3, heads, size)
     query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (sequences, heads, tokens, d)
     if query.shape[0] > MAX_SEQUENCES:  # unlike len, a shape stays open in a traced graph
@@ -100,6 +106,19 @@ def attend(qkv: Tensor) -> Tensor:
     else:
         mixed = F.scaled_dot_product_attention(query, key, value, mask)
     return mixed.transpose(1, 2).reshape(batch, patches, count, heads * size)
+
+
+def same_patch(together: int, count: int, device: torch.device) -> Tensor:
+    """Which tokens of a tile belong together: bool, square."""
+    find = _same_patch.__wrapped__ if torch.compiler.is_compiling() else _same_patch
+    return find(together, count, device)
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)  # or what sampling has made could not serve training
+def _same_patch(together: int, count: int, device: torch.device) -> Tensor:
+    patch = torch.arange(together * count, device=device) // count
+    return patch[:, None] == patch
 
 
 def shares_tiles(device: torch.device) -> bool:

@@ -231,7 +231,11 @@ class StackSpec:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        values = asdict(self)
+        for brick in values["bricks"]:
+            if brick.get("phase") == 0:  # configurations of before there was a phase stay the same
+                del brick["phase"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "StackSpec":

@@ -37,6 +37,8 @@ class LegoStack(nn.Module):
     def __init__(self, spec: StackSpec) -> None:
         super().__init__()
         self.spec = spec
+        self.rounded: torch.dtype | None = None
+        """What the weights of the blocks were rounded to, to draw."""
         self.noise_embedding = NoiseEmbedding(spec.width)
         self.class_embedding = nn.Embedding(spec.classes + 1, spec.width) if spec.classes else None
         self.bricks = nn.ModuleList(
@@ -100,7 +102,7 @@ class LegoStack(nn.Module):
         running = self._running(bricks)
         self._check_input(noisy, sigma, labels)
         noisy = noisy.to(torch.promote_types(noisy.dtype, torch.float32))
-        sigma = sigma.to(noisy.device, noisy.dtype)
+        sigma = sigma.to(noisy.device, noisy.dtype, non_blocking=True)
         at = OBJECTIVES[spec.objective](sigma, spec.sigma_data)
         condition = self._condition(at.noise, labels)
 
@@ -138,8 +140,16 @@ class LegoStack(nn.Module):
         """Rounds the weights of all blocks to bfloat16 or float16, to draw faster and in less room.
 
         Embeddings and output layers, which cost next to nothing, stay as they are, and estimates
-        are float32. A rounded stack is not saved. Bricks of other kinds are left alone.
+        are float32. A rounded stack is not saved. Bricks of other kinds are left alone. Raises
+        ValueError for other types, and if they were rounded to another one before.
         """
+        if dtype not in (torch.bfloat16, torch.float16) or self.rounded not in (None, dtype):
+            before = f" of {self.rounded}" if self.rounded else ""
+            raise ValueError(
+                f"blocks{before} cannot be rounded to {dtype}; open the model anew, or "
+                "choose torch.bfloat16 or torch.float16"
+            )
+        self.rounded = dtype
         for brick in self.bricks:
             if isinstance(brick, LegoBrick):
                 brick.blocks.to(dtype)
@@ -180,7 +190,7 @@ class LegoStack(nn.Module):
 
     def check_saved(self) -> None:
         """Raises ValueError if a brick is a function, or if weights were rounded to draw."""
-        if len({parameter.dtype for parameter in self.parameters()}) > 1:
+        if self.rounded is not None:
             raise ValueError("weights were rounded to draw; save the model as it was opened")
         for brick in self.spec.bricks:
             if isinstance(brick, ForeignSpec) and brick.network == "callable":
