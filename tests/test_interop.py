@@ -245,23 +245,36 @@ def test_tensors_of_before_pytorch_0_4(tmp_path):
     assert torch.equal(read_weights(tmp_path / "old.pth").tensors["a"], whole[1:3, :3])
 
 
+@pytest.mark.parametrize(
+    ("name", "classes", "millions"),
+    [  # counted in their code; with classes ours has one more, for none
+        ("lego_S_PG_64", 0, 33.35),
+        ("lego_S_U_64", 0, 60.83),
+        ("lego_L_PG_32", 1000, 463.01),
+        ("lego_L_PG_64", 1000, 500.57),
+        ("lego_L_PR_64_old", 1000, 462.79),
+        ("lego_XL_PG_32", 1000, 729.05),
+        ("lego_XL_U_32", 1000, 1261.37),
+        ("lego_XL_U_64", 1000, 1356.51),
+    ],
+)
+def test_the_authors_models_are_as_large_as_theirs(name, classes, millions):
+    spec = official_spec(name, channels=4 if "32" in name else 3, classes=classes)
+    assert sum(brick_parameters(spec)) / 1e6 == pytest.approx(millions, abs=0.01)
+
+
 @pytest.mark.parametrize("name", DEPTHS)
 def test_the_authors_names(name):
     spec = official_spec(name, channels=3)
-    expected = {"lego_S_PG_64": 33.35, "lego_S_U_64": 60.83}  # millions, counted in their code
-    total = sum(brick_parameters(spec)) / 1e6
-    assert total == pytest.approx(expected.get(name, total), abs=0.01)
-    with_classes = official_spec(name, channels=4 if "32" in name else 3, classes=1000)
-    counted = {  # of their code, with 1000 classes; ours has 1 x width more for no class
-        "lego_L_PG_32": 463.01,
-        "lego_L_PG_64": 500.57,
-        "lego_L_PR_64_old": 462.79,
-        "lego_XL_PG_32": 729.05,
-        "lego_XL_U_32": 1261.37,
-        "lego_XL_U_64": 1356.51,
-    }
-    total = sum(brick_parameters(with_classes)) / 1e6
-    assert total == pytest.approx(counted.get(name, total), abs=0.01)
+    side, order = int(name.split("_")[3]), name.split("_")[2]
+    whole, middle, small = ("image", 2), (16, 8), (4, 2)
+    stacks = {"PG": (small, middle, whole), "PR": (whole, middle, small)}
+    stacks["U"] = (whole, middle, small, middle, whole)
+    assert spec.image_size == (side, side)
+    assert tuple((brick.size, brick.local) for brick in spec.bricks) == stacks[order]
+    assert tuple(brick.depth for brick in spec.bricks) == DEPTHS[name]
+    assert spec.width == {"S": 384, "L": 1024, "X": 1152}[name.split("_")[1][0]]
+    assert (spec.refine, spec.hand_over) == (False, "raw")
 
 
 def test_a_name_is_checked(tmp_path):

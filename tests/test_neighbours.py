@@ -1,7 +1,10 @@
+from functools import partial
+
 import pytest
 import torch
 
 from legodiff.evaluate import neighbours
+from legodiff.evaluate.bench import peak_memory
 from legodiff.evaluate.neighbours import nearest, precision_recall
 
 
@@ -57,20 +60,19 @@ def test_nearest_is_the_nearest(monkeypatch):
     assert torch.allclose(found.distance.double(), distances.min(dim=1).values, atol=1e-3)
 
 
-def test_memory_does_not_grow_with_the_square(monkeypatch):
-    """No block of distances has more rows than it should."""
-    seen = []
-    blocks = neighbours._blocks
+def test_memory_does_not_grow_with_the_square():
+    """Blocks of rows, of which none is kept: what there is at once, counted."""
 
-    def watched(some, others):
-        for rows, distances in blocks(some, others):
-            seen.append(tuple(distances.shape))
-            yield rows, distances
+    def peak(count):
+        real, generated = features(0, count), features(1, count)
+        run = partial(precision_recall, real=real, generated=generated)
+        return peak_memory(run, torch.device("cpu"))
 
-    monkeypatch.setattr(neighbours, "_blocks", watched)
-    precision_recall(real=features(0, 3000), generated=features(1, 2500))
-    assert max(rows for rows, _ in seen) == neighbours.BLOCK
-    assert sum(rows for rows, _ in seen) == 2 * (3000 + 2500)
+    small, large = peak(2000), peak(8000)
+    assert large < 5 * small
+    each = large / 8000  # bytes of an image more
+    assert small + 50_000 * each < 4e9
+    assert 4 * 50_000**2 > 4e9  # what a whole table of distances would take
 
 
 def test_nonsense_is_refused():

@@ -294,6 +294,10 @@ def _network(
 def _print(found: "Evaluation", place: Path) -> None:
     features = found.protocol["features"]
     _table(found.metrics, f"{features['name']} ({features['sha256'][:12]})")
+    told = found.protocol["images"]
+    how = [f"{what} {told[what]}" for what in ("labels", "seeds", "rounding") if what in told]
+    if how:
+        say(f"Images: {', '.join(how)}.")
     for note in found.notes:
         say(f"note: {note}")
     say(f"In {place / 'metrics.json'}, with how it was measured; pictures beside it.")

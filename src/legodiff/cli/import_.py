@@ -7,6 +7,20 @@ import typer
 
 from legodiff.cli.common import VaeOption, check_place, say, tell_commit
 
+WEIGHTS = "diffusion_pytorch_model"
+FETCHED = tuple(
+    place + file
+    for place in ("", "unet/", "transformer/", "vae/", "scheduler/")
+    for file in (
+        *("model_index.json", "config.json", "scheduler_config.json"),
+        *(
+            f"{WEIGHTS}.safetensors",
+            f"{WEIGHTS}-*.safetensors",
+            f"{WEIGHTS}.safetensors.index.json",
+        ),
+    )
+)
+"""Of a repository of diffusers: no encoders of text, no copies in half precision."""
 FILES = (".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin", ".npz", ".safetensors", ".zip")
 """Endings that no name on the Hub has."""
 
@@ -39,7 +53,7 @@ def import_(
     the first brick of one, on which others can be trained. Nothing in a file is run: pickles pass
     through a reader that only knows tensors and names. The folder holds safetensors and JSON.
     """
-    from legodiff import hub, store
+    from legodiff import store
     from legodiff.interop.importing import import_model
     from legodiff.vae import open_vae
 
@@ -47,7 +61,7 @@ def import_(
         raise ValueError(f"{out} holds a model already; choose another folder, or --overwrite")
     path = Path(file)
     if not path.exists() and path.suffix not in FILES and file.count("/") == 1:
-        path, snapshot = store.find(file, needed=(), wanted=[f"*{end}" for end in hub.FETCHED])
+        path, snapshot = store.find(file, needed=(), wanted=FETCHED)
         if snapshot is not None:
             tell_commit(file, snapshot.repo, snapshot.commit)
     check_place(out, path.stat().st_size if path.is_file() else 0)

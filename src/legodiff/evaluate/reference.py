@@ -65,6 +65,8 @@ def open_reference(
         if "arr_0" not in names or statistics.features is not None:
             return statistics
         images = open_images(path)
+        if images.size != like.size:
+            raise ValueError(f"{path} has images of {images.size}, and they are {like.size}")
         return replace(statistics, features=extracted(images).features, images=images)
     images = open_images(path, like.size, like.channels)
     if names and images.size != like.size:

@@ -33,7 +33,7 @@ class Effort(NamedTuple):
 def efforts(scale: Scale) -> list[Effort]:
     """Of every model of an experiment, counted on the meta device.
 
-    That of a model on a base is without the base, whose network is of others.
+    That of a model on a base counts the base as well, through which every image goes.
     """
     found = []
     for model in scale.models:
