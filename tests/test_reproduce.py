@@ -86,7 +86,7 @@ def test_only_the_first_process_leaves_files(call, tmp_path, monkeypatch):
 def test_every_table_and_figure_is_there():
     wanted = {f"table{number}" for number in (1, 2, 3, 4, 5, 7)}
     wanted |= {f"figure{number}" for number in (2, 4, 5, 6, 7, 8, 9, 10, 11)}
-    assert wanted | {"patch-ratio", "canvas", "second-data"} == ALL.keys()
+    assert wanted | {"table3-512", "patch-ratio", "canvas", "second-data"} == ALL.keys()
     assert experiments.SAME == {"table6": "table5"}
 
 

@@ -132,6 +132,18 @@ EXPERIMENTS: dict[str, Experiment] = {
         },
         "The paper's figures are of ImageNet 256x256, without / with guidance.",
     ),
+    "table3-512": Experiment(
+        "Table 3, its lower half: larger images, without and with guidance",
+        "quality",
+        replace(PHOTOGRAPHS, guidances=(1.0, *GUIDANCE)),
+        replace(IMAGENET_512, guidances=(1.0, *GUIDANCE)),
+        {
+            "DiT-XL/2, DiT": "FID 12.03 / 3.04, IS 105.25 / 240.82",
+            "LEGO-XL-PG, LEGO-PG": "FID 10.06 / 3.74, IS 192.27 / 285.66",
+            "LEGO-XL-PR, LEGO-PR": "FID 9.01 / 3.99, IS 168.92 / 265.75",
+        },
+        "The paper's figures are of ImageNet 512x512, without / with guidance.",
+    ),
     "table4": Experiment(
         "Table 4: a pretrained model as the first brick",
         "quality",
