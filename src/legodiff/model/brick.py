@@ -40,30 +40,35 @@ class LegoBrick(nn.Module):
         """Runs every patch, or only those of ``sample`` (the others come out as zero)."""
         canvas = (image.shape[-2], image.shape[-1])
         patch, local = self.spec.patch(canvas), self.spec.local
-        find = geometry.__wrapped__ if torch.compiler.is_compiling() else geometry
-        where, positions = find(
-            self.spec, canvas, self.trained, self.embed.out_features, image.device
-        )  # (P, N, 2 * l * l), (N, D)
+        where, positions = self.geometry(canvas, image.device)  # (P, N, 2 * l * l), (N, D)
 
         patches = split(shift(image, -self.spec.phase), patch)  # (B, P, C_in, r, r)
         fields = split(patches, local).flatten(-3)  # (B, P, N, C_in * l * l)
         if sample is None:
-            step = patches_at_once(fields)
-            parts = zip(torch.split(fields, step, dim=1), torch.split(where, step), strict=True)
-            fields = torch.cat(
-                [self.run(part, self.place(place, positions), condition) for part, place in parts],
-                dim=1,
-            )
+            fields = self.run_all(fields, where, positions, condition)
         else:
             # A place serves many images: embedding, unlike indexing, adds their gradients in order.
             places = self.place(where, positions)  # (P, N, D)
             chosen = F.embedding(sample.index, places.flatten(1))
             places = chosen.view(*sample.index.shape, *places.shape[1:])  # (B, K, N, D)
             fields = sample.put(self.run(sample.take(fields), places, condition))
-        patches = merge(
-            fields.view(*fields.shape[:-1], -1, local, local), patch
-        )  # (B, P, C_out, r, r)
+        fields = fields.view(*fields.shape[:-1], -1, local, local)  # (B, P, N, C_out, l, l)
+        patches = merge(fields, patch)  # (B, P, C_out, r, r)
         return shift(merge(patches, canvas), self.spec.phase)
+
+    def run_all(
+        self, fields: Tensor, where: Tensor, positions: Tensor, condition: Tensor
+    ) -> Tensor:
+        """Every patch, so many at a time that memory does not grow with the canvas."""
+        step = patches_at_once(fields)
+        parts = zip(torch.split(fields, step, dim=1), torch.split(where, step), strict=True)
+        found = [self.run(part, self.place(place, positions), condition) for part, place in parts]
+        return torch.cat(found, dim=1) if len(found) > 1 else found[0]
+
+    def geometry(self, canvas: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+        """Where the tokens of a canvas are."""
+        make = make_geometry if torch.compiler.is_compiling() else geometry
+        return make(self.spec, canvas, self.trained, self.embed.out_features, device)
 
     def run(self, fields: Tensor, places: Tensor, condition: Tensor) -> Tensor:
         """Some patches: fields (B, P, N, C_in * l * l) to fields (B, P, N, C_out * l * l)."""
@@ -87,10 +92,7 @@ class LegoBrick(nn.Module):
 
 
 def patches_at_once(fields: Tensor) -> int:
-    """How many patches of fields (B, P, N, ...) to run together: all of them to learn.
-
-    Otherwise so many that memory does not grow with the canvas.
-    """
+    """How many patches of fields (B, P, N, ...) to run together: all of them to learn."""
     batch, patches, count = fields.shape[:3]
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return patches
@@ -98,9 +100,7 @@ def patches_at_once(fields: Tensor) -> int:
     return int(2 ** (most.bit_length() - 1))  # so that they can share tiles
 
 
-@lru_cache(maxsize=16)
-@torch.inference_mode(False)  # or what sampling has made could not serve training
-def geometry(
+def make_geometry(
     spec: BrickSpec,
     canvas: tuple[int, int],
     trained: tuple[int, int],
@@ -114,3 +114,8 @@ def geometry(
     grid = (patch[0] // spec.local, patch[1] // spec.local)
     known_grid = (known[0] // spec.local, known[1] // spec.local)
     return fields, position_embedding(grid, known_grid, width, device)
+
+
+# What sampling makes in inference mode could not serve training.
+geometry = lru_cache(maxsize=16)(torch.inference_mode(False)(make_geometry))
+"""The same, made once."""
