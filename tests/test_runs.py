@@ -1,10 +1,12 @@
 import json
+from functools import partial
 
 import pytest
 from small_runs import CODEC, Bars, config, quiet
 
 from legodiff import store
 from legodiff.config import FREE
+from legodiff.model.compiled import compile_blocks
 from legodiff.train.checkpoint import list_checkpoints
 from legodiff.train.loop import train
 
@@ -23,11 +25,14 @@ FREELY = {
     **{"train.micro_batch": 4, "train.recompute": "true", "train.parallel": "fsdp"},
     **{"train.workers": 1, "train.checkpoint_images": 16, "train.keep": 1},
     **{"train.picture_images": 96, "train.log": "[]", "train.images": 64},
-    **{"train.most_bad_steps": 3, "data.path": "x", "data.strict": "true", "data.vae": "null"},
+    **{"train.compile": "true", "train.most_bad_steps": 3},
+    **{"data.path": "x", "data.strict": "true", "data.vae": "null"},
 }
 
 
-def test_what_does_not_change_the_steps_may_differ(tmp_path):
+def test_what_does_not_change_the_steps_may_differ(tmp_path, monkeypatch):
+    quick = partial(compile_blocks, backend="aot_eager")  # the real one takes a minute
+    monkeypatch.setattr("legodiff.train.learner.compile_blocks", quick)
     assert FREELY.keys() == set(FREE)
     start(tmp_path, "train.images=32", "train.decay_to=1")
     changes = [f"{name}={value}" for name, value in FREELY.items()]
