@@ -108,5 +108,5 @@ def _figure(setting: Setting, rows: Rows) -> None:
             axes.set(xlabel="share of the steps without the top brick", ylabel=name, title=model)
             axes.grid(alpha=0.3)
             axes.legend(title="skipped at")
-        right.set_ylim(bottom=0)
+            axes.set_ylim(bottom=0)
     save_figure(setting.out / "figure.png", figure)
