@@ -21,16 +21,8 @@ from legodiff.evaluate.bench import (
     product,
     ratio,
 )
-from legodiff.evaluate.contenders import (
-    OPPONENTS,
-    Contender,
-    Setting,
-    candidates,
-    drawings,
-    drawn,
-    gather,
-    of_stack,
-)
+from legodiff.evaluate.contenders import Contender, Setting, candidates, drawings, drawn, of_stack
+from legodiff.evaluate.opponents import OPPONENTS, gather
 from legodiff.evaluate.uvit import UViT
 from legodiff.model.cost import brick_parameters, shared_flops, subset_flops
 from legodiff.model.presets import PRESETS

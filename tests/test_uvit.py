@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from legodiff.evaluate.contenders import UVITS
+from legodiff.evaluate.opponents import UVITS
 from legodiff.evaluate.uvit import SIGMA_DATA, UViT, UViTSpec
 from legodiff.model.cost import counted
 from legodiff.model.precondition import edm

@@ -12,7 +12,6 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from legodiff.cli.common import (
-    DeviceOption,
     check_place,
     choose_device,
     console,
@@ -22,6 +21,7 @@ from legodiff.cli.common import (
     progress,
     say,
 )
+from legodiff.cli.options import DeviceOption
 from legodiff.cli.suite import figure, markdown, run_suite, spread
 
 if TYPE_CHECKING:
@@ -78,7 +78,8 @@ def bench(
 
     from legodiff.evaluate.authors import beside_authors
     from legodiff.evaluate.bench import measure, product
-    from legodiff.evaluate.contenders import Setting, candidates, drawn, gather
+    from legodiff.evaluate.contenders import Setting, candidates, drawn
+    from legodiff.evaluate.opponents import gather
 
     dtype = parse_precision(precision)
     if not 0 < patches <= 1 or (patches < 1 and not train):

@@ -7,6 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from legodiff.cli.common import (
+    check_place,
+    choose_device,
+    full_method,
+    open_pipeline,
+    parse_budget,
+    parse_labels,
+    parse_size,
+    prepare,
+    progress,
+    say,
+)
+from legodiff.cli.options import (
     CompileOption,
     DeviceOption,
     GuidanceOption,
@@ -18,16 +30,6 @@ from legodiff.cli.common import (
     StepsOption,
     VaeOption,
     WeightsOption,
-    check_place,
-    choose_device,
-    full_method,
-    open_pipeline,
-    parse_budget,
-    parse_labels,
-    parse_size,
-    prepare,
-    progress,
-    say,
 )
 
 if TYPE_CHECKING:

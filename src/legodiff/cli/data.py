@@ -6,14 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from legodiff.cli.common import (
-    DeviceOption,
-    choose_device,
-    console,
-    parse_size,
-    progress,
-    say,
-)
+from legodiff.cli.common import choose_device, console, parse_size, progress, say
+from legodiff.cli.options import DeviceOption
 
 if TYPE_CHECKING:
     from legodiff.data.check import Report

@@ -7,7 +7,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from legodiff.cli.common import DeviceOption, choose_device, console, progress
+from legodiff.cli.common import choose_device, console, progress
+from legodiff.cli.options import DeviceOption
 
 if TYPE_CHECKING:
     from legodiff.demo import Report

@@ -12,17 +12,6 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from legodiff.cli.common import (
-    BudgetOption,
-    DeviceOption,
-    GuidanceOption,
-    IntervalOption,
-    SamplerOption,
-    SamplerOptions,
-    SelfGuidanceOption,
-    SkipOption,
-    StepsOption,
-    VaeOption,
-    WeightsOption,
     check_place,
     choose_device,
     chosen_method,
@@ -34,6 +23,19 @@ from legodiff.cli.common import (
     parse_size,
     progress,
     say,
+)
+from legodiff.cli.options import (
+    BudgetOption,
+    DeviceOption,
+    GuidanceOption,
+    IntervalOption,
+    SamplerOption,
+    SamplerOptions,
+    SelfGuidanceOption,
+    SkipOption,
+    StepsOption,
+    VaeOption,
+    WeightsOption,
 )
 
 if TYPE_CHECKING:

@@ -7,6 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from legodiff.cli.common import (
+    check_place,
+    choose_device,
+    chosen_method,
+    full_method,
+    open_pipeline,
+    parse_size,
+    progress,
+    say,
+)
+from legodiff.cli.options import (
     BudgetOption,
     GuidanceOption,
     IntervalOption,
@@ -16,14 +26,6 @@ from legodiff.cli.common import (
     SkipOption,
     StepsOption,
     WeightsOption,
-    check_place,
-    choose_device,
-    chosen_method,
-    full_method,
-    open_pipeline,
-    parse_size,
-    progress,
-    say,
 )
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from legodiff.cli.common import VaeOption, check_place, say, tell_commit
+from legodiff.cli.common import check_place, say, tell_commit
+from legodiff.cli.options import VaeOption
 
 WEIGHTS = "diffusion_pytorch_model"
 FETCHED = tuple(

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from legodiff.cli.common import (
+from legodiff.cli.common import choose_device, console, full_method, progress, say
+from legodiff.cli.options import (
     DeviceOption,
     GuidanceOption,
     IntervalOption,
@@ -14,11 +15,6 @@ from legodiff.cli.common import (
     SamplerOptions,
     SelfGuidanceOption,
     StepsOption,
-    choose_device,
-    console,
-    full_method,
-    progress,
-    say,
 )
 
 

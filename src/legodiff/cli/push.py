@@ -5,16 +5,8 @@ from typing import Annotated
 
 import typer
 
-from legodiff.cli.common import (
-    DeviceOption,
-    GuidanceOption,
-    StepsOption,
-    VaeOption,
-    choose_device,
-    open_pipeline,
-    progress,
-    say,
-)
+from legodiff.cli.common import choose_device, open_pipeline, progress, say
+from legodiff.cli.options import DeviceOption, GuidanceOption, StepsOption, VaeOption
 
 
 def push(

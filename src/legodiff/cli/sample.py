@@ -8,6 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from legodiff.cli.common import (
+    check_place,
+    choose_device,
+    chosen_method,
+    full_method,
+    nothing,
+    open_pipeline,
+    parse_labels,
+    parse_numbers,
+    parse_size,
+    prepare,
+    progress,
+    say,
+)
+from legodiff.cli.options import (
     BudgetOption,
     CompileOption,
     DeviceOption,
@@ -21,18 +35,6 @@ from legodiff.cli.common import (
     StepsOption,
     VaeOption,
     WeightsOption,
-    check_place,
-    choose_device,
-    chosen_method,
-    full_method,
-    nothing,
-    open_pipeline,
-    parse_labels,
-    parse_numbers,
-    parse_size,
-    prepare,
-    progress,
-    say,
 )
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ import typer
 from rich.table import Table
 
 from legodiff.cli.common import (
-    DeviceOption,
     choose_device,
     console,
     nothing,
@@ -17,6 +16,7 @@ from legodiff.cli.common import (
     progress,
     say,
 )
+from legodiff.cli.options import DeviceOption
 
 if TYPE_CHECKING:
     from legodiff.config import RunConfig

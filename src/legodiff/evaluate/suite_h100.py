@@ -15,12 +15,12 @@ from legodiff.evaluate.contenders import (
     Contender,
     Setting,
     candidates,
-    dit,
     drawings,
     drawn,
     fresh,
     of_stack,
 )
+from legodiff.evaluate.opponents import dit
 from legodiff.evaluate.suites import Bound, Case, compiled, time
 from legodiff.model.brick import LegoBrick
 from legodiff.model.compiled import CompiledStack

@@ -12,15 +12,8 @@ import torch
 
 from legodiff.evaluate.authors import beside_authors
 from legodiff.evaluate.bench import Candidate, Row, Spread, ratio
-from legodiff.evaluate.contenders import (
-    Contender,
-    Setting,
-    candidates,
-    diffusers,
-    dit,
-    fresh,
-    of_stack,
-)
+from legodiff.evaluate.contenders import Contender, Setting, candidates, fresh, of_stack
+from legodiff.evaluate.opponents import diffusers, dit
 from legodiff.model.compiled import compile_blocks
 from legodiff.model.presets import PRESETS
 from legodiff.model.stack import LegoStack
