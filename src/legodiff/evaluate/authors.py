@@ -20,6 +20,7 @@ from legodiff.evaluate.contenders import Contender, fresh, of_stack
 from legodiff.interop.lego import DEPTHS, lego_pipeline, official_spec
 from legodiff.model.precondition import edm, to_clean
 from legodiff.model.spec import StackSpec
+from legodiff.model.stack import LegoStack
 
 CLOSE = 1e-4
 """Largest difference of two estimates, in fp32, that are the same model's."""
@@ -94,13 +95,17 @@ def _official_name(spec: StackSpec) -> str:
 
 
 @torch.no_grad()
-def _check_same(own: nn.Module, theirs: Theirs) -> None:
+def _check_same(own: LegoStack, theirs: Theirs) -> None:
+    """Of every brick."""
     chance = torch.Generator().manual_seed(0)
     spec = theirs.spec
     noisy = torch.randn(2, spec.channels, *spec.image_size, generator=chance)
     sigma = torch.tensor([0.2, 5.0])
     labels = torch.tensor([0, spec.classes]) if spec.classes else None
-    apart = float((own(noisy, sigma, labels) - theirs(noisy, sigma, labels)).abs().max())
+    pairs = zip(
+        own.estimates(noisy, sigma, labels), theirs.estimates(noisy, sigma, labels), strict=True
+    )
+    apart = max(float((one - other).abs().max()) for one, other in pairs)
     if not apart < CLOSE:
         raise ValueError(f"their code gives other estimates than ours, {apart:.1g} apart")
 
