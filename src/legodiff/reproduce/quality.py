@@ -141,6 +141,7 @@ def _figure(experiment: Experiment, setting: Setting, rows: Rows) -> None:
             place.errorbar(
                 list(points), means, [low, high], fmt=f"o{joined}", color=colour, capsize=3
             )
+            place.set_ylim(0, 1.15 * max(max(some) for some in values))
         axes.set(xlabel=axis, title=line or experiment.title)
         axes.set_ylabel(metric, color="C0")
         other.set_ylabel("training, seconds", color="C1")
