@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from conftest import judges
@@ -10,7 +11,7 @@ from legodiff.config import load_config
 from legodiff.evaluate import digits
 from legodiff.model.cost import subset_flops
 from legodiff.model.presets import preset
-from legodiff.reproduce import convergence, experiments, runs, skipping
+from legodiff.reproduce import convergence, experiments, quality, runs, skipping
 from legodiff.reproduce.effort import PEAK, SHARE, efforts
 from legodiff.reproduce.experiment import Experiment, Model, Scale
 from legodiff.reproduce.models import bricks, on_digits, patch_bricks, refined, shared_out
@@ -331,3 +332,23 @@ def test_pages_are_plain():
     assert table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
     assert spread([0.12345]) == "0.123"
     assert spread([1.0, 3.0]) == "2 ± 1"
+
+
+def test_figures_begin_at_zero_and_kinds_are_not_joined(tmp_path, monkeypatch):
+    """Else what seeds differ by looks like a trend."""
+    kept = []
+    monkeypatch.setattr(quality, "save_figure", lambda _, figure: kept.append(figure))
+    rows = [
+        {"line": line, "x": x, "model": str(x), "FD-a-1k(train)": value, "training seconds": 50 + n}
+        for n, (line, x, value) in enumerate(
+            [("kinds", "4", 0.9), ("kinds", "8", 1.0), ("share", 0.0, 0.9), ("share", 0.5, 1.0)]
+        )
+    ]
+    setting = SimpleNamespace(out=tmp_path, scale=SimpleNamespace(more={}))
+    quality._figure(ALL["figure11"], setting, rows)
+    panels = kept[0].axes
+    assert len(panels) == 4  # two, each with a second axis
+    assert all(panel.get_ylim()[0] == 0 < 1.0 < panel.get_ylim()[1] for panel in panels)
+    joined = {panel.get_title(): panel.lines[0].get_linestyle() for panel in panels[:2]}
+    assert sorted(joined) == ["kinds", "share"]
+    assert (joined["kinds"], joined["share"]) == ("None", "-")

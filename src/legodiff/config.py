@@ -128,7 +128,7 @@ class TrainConfig(Part):
     recompute: bool = False
     """Compute activations again in the backward pass instead of keeping them: less memory."""
     compile: bool = False
-    """Blocks through torch.compile: faster and with less memory, after a minute or so."""
+    """Blocks through torch.compile, which takes a minute or so: they keep less in memory."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """Several processes: each with the whole network, or each with a part of it."""
     workers: Annotated[int, Field(ge=0)] = 0
@@ -158,9 +158,9 @@ class TrainConfig(Part):
 
 
 FREE = (
-    *("train.micro_batch", "train.recompute", "train.parallel", "train.workers"),
+    *("train.micro_batch", "train.recompute", "train.compile"),
+    *("train.parallel", "train.workers"),
     *("train.checkpoint_images", "train.keep", "train.picture_images", "train.log"),
-    "train.compile",
     *("train.images", "train.most_bad_steps", "data.path", "data.strict", "data.vae"),
 )
 """Settings that may differ when a run is resumed."""

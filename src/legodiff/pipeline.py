@@ -78,17 +78,18 @@ class LegoPipeline:
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> "LegoPipeline":
-        """Moves it to a device; with ``dtype``, bfloat16 or float16, draws faster in less room.
+        """Moves it to a device; with ``dtype``, bfloat16 or float16, rounds its blocks, for GPUs.
 
-        Blocks are then rounded for good, see ``LegoStack.lower``; the solver stays in float32.
+        They are rounded for good, see ``LegoStack.lower``; the solver stays in float32.
         Raises ValueError for other types.
         """
         if isinstance(device, torch.dtype):
             raise ValueError(f"say what it is: pipe.to(dtype={device})")
         self.stack.to(device)
         if dtype is not None:
-            self._fingerprint = self.fingerprint  # plans are for the model as it was opened
+            opened = self.fingerprint  # plans are for the model as it was opened
             self.stack.lower(dtype)
+            self._fingerprint = opened
         return self
 
     def compile(self, **options: Any) -> "LegoPipeline":

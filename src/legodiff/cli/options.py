@@ -47,5 +47,5 @@ CompileOption = Annotated[
     bool, typer.Option("--compile", help="Through torch.compile: pays off for many images.")
 ]
 PrecisionOption = Annotated[
-    str, typer.Option("--precision", help="fp32, or bf16: faster on a GPU, rounded.")
+    str, typer.Option("--precision", help="fp32, or bf16: rounded blocks, meant for GPUs.")
 ]

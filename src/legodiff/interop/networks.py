@@ -12,11 +12,10 @@ from typing import Any
 from torch import Tensor
 
 from legodiff.interop.tensors import TENSORS, Dict
-from legodiff.pickles import LONGEST as LONGEST_NAME
-from legodiff.pickles import RefusedError
+from legodiff.pickles import LONGEST, RefusedError
 
 PACKAGES = ("timm", "training", "torch_utils", "dnnlib", "argparse")
-MODULES, LONGEST = 100_000, 1000  # in one network, and letters of a name, at most
+MODULES = 100_000  # in one network, at most
 
 
 @dataclass
@@ -74,7 +73,7 @@ def _persistent(meta: Any) -> Thing:
     if not isinstance(meta, dict) or meta.get("type") != "class":
         raise RefusedError("an object in another version of EDM's format")
     name = meta.get("class_name")
-    if type(name) is not str or len(name) > LONGEST_NAME:
+    if type(name) is not str or len(name) > LONGEST:
         raise RefusedError("an object whose class has no name")
     thing = Thing(name)
     thing.__setstate__(meta.get("state"))

@@ -40,7 +40,7 @@ class LegoBrick(nn.Module):
         """Runs every patch, or only those of ``sample`` (the others come out as zero)."""
         canvas = (image.shape[-2], image.shape[-1])
         patch, local = self.spec.patch(canvas), self.spec.local
-        where, positions = self.geometry(canvas, image.device)  # (P, N, 2 * l * l), (N, D)
+        where, positions = self._geometry(canvas, image.device)  # (P, N, 2 * l * l), (N, D)
 
         patches = split(shift(image, -self.spec.phase), patch)  # (B, P, C_in, r, r)
         fields = split(patches, local).flatten(-3)  # (B, P, N, C_in * l * l)
@@ -65,7 +65,7 @@ class LegoBrick(nn.Module):
         found = [self.run(part, self.place(place, positions), condition) for part, place in parts]
         return torch.cat(found, dim=1) if len(found) > 1 else found[0]
 
-    def geometry(self, canvas: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+    def _geometry(self, canvas: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
         """Where the tokens of a canvas are."""
         make = make_geometry if torch.compiler.is_compiling() else geometry
         return make(self.spec, canvas, self.trained, self.embed.out_features, device)

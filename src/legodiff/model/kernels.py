@@ -7,7 +7,7 @@
 | CUDA                       | torch        | torch                       | short ones share tiles |
 | other, traced, or autocast | torch        | torch                       | as above               |
 
-What each is worth is in docs/benchmarks.md. All agree with the plain path to rounding.
+``benchmarks/kernels.py`` measures what each is worth. All agree with the plain path to rounding.
 """
 
 import platform
@@ -97,7 +97,8 @@ def attend(qkv: Tensor) -> Tensor:
     together = 1
     if shares_tiles(qkv.device) and count <= SHORT:
         together = next(n for n in POWERS if n * count <= TILE and patches % n == 0)
-    mask = None if together == 1 else same_patch(together, count, qkv.device)
+    make = make_mask if torch.compiler.is_compiling() else mask_of_tile
+    mask = None if together == 1 else make(together, count, qkv.device)
     qkv = qkv.reshape(batch * (patches // together), together * count, 3, heads, size)
     query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (sequences, heads, tokens, d)
     if query.shape[0] > MAX_SEQUENCES:  # unlike len, a shape stays open in a traced graph
@@ -108,17 +109,15 @@ def attend(qkv: Tensor) -> Tensor:
     return mixed.transpose(1, 2).reshape(batch, patches, count, heads * size)
 
 
-def same_patch(together: int, count: int, device: torch.device) -> Tensor:
-    """Which tokens of a tile belong together: bool, square."""
-    find = _same_patch.__wrapped__ if torch.compiler.is_compiling() else _same_patch
-    return find(together, count, device)
-
-
-@lru_cache(maxsize=16)
-@torch.inference_mode(False)  # or what sampling has made could not serve training
-def _same_patch(together: int, count: int, device: torch.device) -> Tensor:
+def make_mask(together: int, count: int, device: torch.device) -> Tensor:
+    """Which tokens of a tile of so many patches belong together: bool, square."""
     patch = torch.arange(together * count, device=device) // count
     return patch[:, None] == patch
+
+
+# What sampling makes in inference mode could not serve training.
+mask_of_tile = lru_cache(maxsize=16)(torch.inference_mode(False)(make_mask))
+"""The same, made once."""
 
 
 def shares_tiles(device: torch.device) -> bool:

@@ -137,7 +137,7 @@ class LegoStack(nn.Module):
         return out**-2
 
     def lower(self, dtype: torch.dtype) -> "LegoStack":
-        """Rounds the weights of all blocks to bfloat16 or float16, to draw faster and in less room.
+        """Rounds the weights of all blocks to bfloat16 or float16, to draw on GPUs in less room.
 
         Embeddings and output layers, which cost next to nothing, stay as they are, and estimates
         are float32. A rounded stack is not saved. Bricks of other kinds are left alone. Raises
