@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from small_runs import CODEC, Bars, config, quiet, same, weights
 
+from legodiff.model.compiled import compile_blocks
 from legodiff.train.checkpoint import list_checkpoints
 from legodiff.train.distributed import World, joined
 from legodiff.train.log import read_log
@@ -100,6 +102,16 @@ def test_dropped_bricks_work_on_two_processes(tmp_path, parallel):
     for processes in (1, 2):
         run = tmp_path / str(processes)
         together(run, processes, train__parallel=parallel, train__brick_dropout=0.5)
+    assert apart(weights(tmp_path / "1"), weights(tmp_path / "2")) < 1e-5
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_compiled_blocks_work_on_two_processes(tmp_path, monkeypatch, parallel):
+    quick = partial(compile_blocks, backend="aot_eager")  # the real one takes a minute
+    monkeypatch.setattr("legodiff.train.learner.compile_blocks", quick)
+    changes = {"train__parallel": parallel, "train__brick_dropout": 0.5}
+    together(tmp_path / "1", 1, **changes)
+    together(tmp_path / "2", 2, **changes, train__compile="true")
     assert apart(weights(tmp_path / "1"), weights(tmp_path / "2")) < 1e-5
 
 

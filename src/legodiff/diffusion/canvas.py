@@ -212,7 +212,7 @@ def windowed(
             return _merged(denoise, noisy, sigma, labels, places, windows, shares)
         total = torch.zeros_like(noisy)
         for share, label in zip(_beyond(regions.masks, canvas), regions.labels, strict=True):
-            inside = [at for at in places if share[_pixels(at, windows.size, canvas)].any()]
+            inside = _counting(places, share, windows)
             if inside:
                 mask = share.to(noisy)
                 chosen = noisy.new_full(sigma.shape, label, dtype=torch.int64)
@@ -246,27 +246,55 @@ def _merged(
     canvas = (noisy.shape[-2], noisy.shape[-1])
     if windows.size == canvas and places == [(0, 0)]:
         return denoise(noisy, sigma, labels)
-    pixels = {at: _pixels(at, windows.size, canvas) for at in places}
-    total, counts = torch.zeros_like(noisy), torch.zeros_like(noisy[0, 0])
+    # Windows go on at the other end, and so does what they look at and what they add up to.
+    wide = [
+        max(length, *(at[axis] + windows.size[axis] for at in places))
+        for axis, length in enumerate(canvas)
+    ]
+    around = _going_on(noisy, wide)
+    total, counts = torch.zeros_like(around), torch.zeros_like(around[0, 0])
     for at in places:
-        counts[pixels[at]] += weight
+        counts[_pixels(at, windows)] += weight
     looks = list(product(range(len(noisy)), places))
     for start in range(0, len(looks), windows.batch):
         some = looks[start : start + windows.batch]
         rows = [image for image, _ in some]
-        crops = torch.stack([noisy[image][:, *pixels[at]] for image, at in some])
+        crops = torch.stack([around[image, :, *_pixels(at, windows)] for image, at in some])
         estimates = denoise(crops, sigma[rows], None if labels is None else labels[rows])
         for (image, at), estimate in zip(some, estimates, strict=True):
-            total[image][:, *pixels[at]] += weight * estimate
-    return total / counts
+            total[image, :, *_pixels(at, windows)] += weight * estimate
+    return _folded(total, canvas) / _folded(counts, canvas)
 
 
-def _pixels(
-    at: tuple[int, int], window: tuple[int, int], canvas: tuple[int, int]
-) -> tuple[Tensor, Tensor]:
-    """Index of a window's rows and columns, going on at the other end."""
-    rows, columns = (
-        torch.arange(start, start + side) % length
-        for start, side, length in zip(at, window, canvas, strict=True)
-    )
-    return rows[:, None], columns
+def _counting(
+    places: Sequence[tuple[int, int]], share: Tensor, windows: Windows
+) -> list[tuple[int, int]]:
+    """Of the windows those in which a mask (H, W) is anywhere above zero."""
+    ends = [max(at[axis] for at in places) + windows.size[axis] for axis in (0, 1)]
+    around = _going_on(share, [max(pair) for pair in zip(share.shape, ends, strict=True)])
+    return [at for at in places if around[_pixels(at, windows)].any()]
+
+
+def _pixels(at: tuple[int, int], windows: Windows) -> tuple[slice, slice]:
+    """The rows and columns of a window."""
+    (top, left), (height, width) = at, windows.size
+    return slice(top, top + height), slice(left, left + width)
+
+
+def _going_on(image: Tensor, size: Sequence[int]) -> Tensor:
+    """An image (..., H, W) enlarged by what begins at its other end."""
+    for axis, length in zip((-2, -1), size, strict=True):
+        if length > image.shape[axis]:
+            at = torch.arange(length, device=image.device) % image.shape[axis]
+            image = image.index_select(axis, at)
+    return image
+
+
+def _folded(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """What goes on beyond (H, W) added to where it begins."""
+    for axis, length in zip((-2, -1), size, strict=True):
+        first, *others = torch.split(image, length, axis)
+        for other in others:
+            first.narrow(axis, 0, other.shape[axis]).add_(other)
+        image = first
+    return image

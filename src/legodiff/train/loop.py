@@ -39,6 +39,7 @@ from legodiff.train.stream import Batch, batches
 Say = Callable[[str], None]
 
 
+@telling_failure()
 def train(
     config: RunConfig,
     data: ImageData,
@@ -58,7 +59,8 @@ def train(
     a checkpoint. On several processes each calls this with its own ``world``; the first one speaks.
 
     Raises ValueError if the folder already holds a run, if a resumed run's configuration differs,
-    if there is no room for a checkpoint, or if too many steps in a row are not finite.
+    if there is no room for a checkpoint, if too many steps in a row are not finite, or if torch
+    cannot compile here.
     """
     world = world or World()
     settings = config.train
@@ -73,8 +75,7 @@ def train(
     seen = open_run(run, average, learner, world, resume, say)
 
     example = torch.from_numpy(data.read(0)[0])
-    with telling_failure():
-        micro_batch = fit_micro_batch(learner, example, settings, world, say)
+    micro_batch = fit_micro_batch(learner, example, settings, world, say)
     learner = replicated(learner, settings, world)
     trainer = Trainer(
         settings=settings,
