@@ -7,7 +7,9 @@
 ``cost`` measures a training step of every rival, in turns, in seconds of one CPU core. ``run``
 gives each as many images as fit into ``--seconds`` at that cost, so that what else the machine does
 has no part in it; rows that are there already are left out. A row holds the loss on held-out images
-in three bands of noise, Frechet distance in pooled features of 500 samples, and seams.
+in three bands of noise, Frechet distances in pooled features of 500 samples (of 12 steps; of as
+many as the same FLOPs buy each; the latter without the top brick in the higher half of the levels)
+and seams: the gradient of samples across such borders against elsewhere, over that of real images.
 """
 
 import argparse
@@ -21,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from pictures64 import Pictures, load
+from PIL import Image
 from torch import Tensor
 
 from legodiff import LegoPipeline
@@ -40,7 +43,9 @@ from legodiff.train.loop import train
 Rival = tuple[int, list[tuple[Any, ...]]]
 CPU = torch.device("cpu")
 BATCH, DRAWN, JUDGED, STEPS = 32, 500, 256, 12  # images but for the last
+EQUAL = 3e9  # FLOPs of an image, for all rivals alike
 MEAN, STD = -0.8, 1.2
+SEAMS = {"seams 4": 4, "seams 8": 8, "seams 16": 16}
 QUANTILES = [0.05, 0.15, 0.25, 0.4, 0.5, 0.6, 0.75, 0.85, 0.95]
 BANDS = {"low": slice(0, 3), "middle": slice(3, 6), "high": slice(6, 9)}
 RIVALS: dict[str, Rival] = {
@@ -138,30 +143,49 @@ def run(name: str, data: str, seed: int, seconds: float, options: argparse.Names
     with tempfile.TemporaryDirectory() as folder:
         pipe = train(config, learnt, codec, Path(folder), say=lambda _: None)
     found = held_out(pipe, held)
-    labels = [number % 26 for number in range(DRAWN)] if learnt.class_names else None
-    drawn = pipe(labels=labels, seeds=range(DRAWN), steps=STEPS, batch=50)
-    pixels = np.stack([np.asarray(image).reshape(64, 64, -1) for image in drawn.images])
+    spec: StackSpec = pipe.stack.spec
+    flops = [subset_flops(spec, range(top), (64, 64)) for top in range(1, len(spec.bricks) + 1)]
     real = np.array(learnt.images[:4000])
-    channels_first = np.ascontiguousarray(np.moveaxis(pixels, -1, 1))
-    found["fd"] = frechet_distance(features(channels_first), features(real))
-    found["floor"] = frechet_distance(
-        features(np.array(learnt.images[4000 : 4000 + DRAWN])), features(real)
-    )
-    truth = np.moveaxis(real[:DRAWN], 1, -1)
-    for side in (4, 8, 16):
+    known = features(real)
+    found["floor"] = frechet_distance(features(np.array(learnt.images[4000:][:DRAWN])), known)
+
+    named = bool(learnt.class_names)
+    drawn = draw(pipe, named, STEPS)
+    found["fd"] = frechet_distance(features(drawn), known)
+    equal = draw(pipe, named, affordable(flops[-1]))
+    found["fd equal"] = frechet_distance(features(equal), known)
+    if len(flops) > 1:  # the top brick in the lower half of the levels only
+        steps = affordable((flops[-1] + flops[-2]) / 2)
+        some = draw(pipe, named, steps, plan=pipe.paper_plan(0.5, steps))
+        found["fd skip"] = frechet_distance(features(some), known)
+
+    pixels, truth = (np.moveaxis(images, 1, -1) for images in (drawn, real[:DRAWN]))
+    for column, side in SEAMS.items():
         borders = range(side, 64, side)
         ours, theirs = (seams(one, borders, borders).ratio for one in (pixels, truth))
-        found[f"seam{side}"] = ours / theirs
-    spec: StackSpec = pipe.stack.spec
-    count = tuple(range(len(spec.bricks)))
-    flops = subset_flops(spec, count, (64, 64))
-    row = {**key, **found, "flops": flops}
+        found[column] = ours / theirs
+    row = {**key, **found, "flops": flops[-1]}
+    words = [data, name, seed, f"{seconds:g}", f"{options.rate:g}", *options.changes]
+    place = options.out.with_suffix("") / "-".join(map(str, words)).replace(" ", "-")
+    pipe.save_pretrained(place)
+    samples = [Image.fromarray(image.squeeze()) for image in pixels[:32]]
+    save_png(place.with_suffix(".png"), grid(samples, columns=16))
     with options.out.open("a") as file:
         file.write(json.dumps(row) + "\n")
-    options.out.with_suffix("").mkdir(exist_ok=True)
-    place = options.out.with_suffix("") / f"{data}-{name.replace(' ', '-')}-{seed}-{seconds:g}.png"
-    save_png(place, grid(drawn.images[:32], columns=16))
     print(json.dumps(row), flush=True)
+
+
+def affordable(flops: float) -> int:
+    """The steps of Heun's method that ``EQUAL`` buys, at least three."""
+    return max(3, int(EQUAL / flops + 1) // 2)
+
+
+def draw(pipe: LegoPipeline, named: bool, steps: int, **how: Any) -> np.ndarray:
+    """Samples, uint8 (N, C, 64, 64), the classes in turns."""
+    labels = [number % 26 for number in range(DRAWN)] if named else None
+    images = pipe(labels=labels, seeds=range(DRAWN), steps=steps, batch=50, **how).images
+    pixels = np.stack([np.asarray(image).reshape(64, 64, -1) for image in images])
+    return np.ascontiguousarray(np.moveaxis(pixels, -1, 1))
 
 
 def table(path: Path) -> None:
@@ -171,7 +195,7 @@ def table(path: Path) -> None:
     for row in rows:
         key = (row["data"], row["seconds"], row["name"], row["rate"], *row["changes"])
         groups.setdefault(key, []).append(row)
-    columns = ("loss", "low", "middle", "high", "fd", "seam4", "seam8", "seam16")
+    columns = ("loss", "low", "middle", "high", "fd", "fd equal", "fd skip", *SEAMS)
     print("| data, s | rival | rate | seeds | images | MFLOPs |", *(f" {c} |" for c in columns))
     print("|---" * (6 + len(columns)) + "|")
     for key, some in sorted(
@@ -180,7 +204,10 @@ def table(path: Path) -> None:
         cells = [f"{key[0]}, {key[1]:g}", " ".join((key[2], *key[4:])), f"{key[3]:g}"]
         cells += [str(len(some)), f"{some[0]['images']:,}", f"{some[0]['flops'] / 1e6:.0f}"]
         for column in columns:
-            values = [row[column] for row in some]
+            values = [row[column] for row in some if column in row]
+            if not values:
+                cells.append("")
+                continue
             spread = f" ±{np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
             cells.append(f"{mean(values):.4f}{spread}")
         print(f"| {' | '.join(cells)} |")

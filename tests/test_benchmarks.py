@@ -124,7 +124,7 @@ def test_bricks(monkeypatch, capsys, tmp_path):
     costs, out = tmp_path / "costs.json", tmp_path / "rows.jsonl"
     two = {"dit": (32, [("image", 16, 1)]), "lego": (32, [("image", 16, 1), (16, 8, 1, 4)])}
     words = ("run", "glyphs", "--costs", costs, "--seconds", 1, "--seeds", 0, 1, "--out", out)
-    small = {"RIVALS": two, "DRAWN": 100, "JUDGED": 8, "STEPS": 1, "BATCH": 8}
+    small = {"RIVALS": two, "DRAWN": 100, "JUDGED": 8, "STEPS": 1, "BATCH": 8, "EQUAL": 1}
     for command in (("cost", "--rounds", 1, "--out", costs), words, words):
         module = benchmark(monkeypatch, "bricks", *command)
         module["main"].__globals__.update(small)
@@ -141,7 +141,11 @@ def test_bricks(monkeypatch, capsys, tmp_path):
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     told = [(row["seed"], row["name"], row["images"]) for row in rows]
     assert told == [(0, "dit", 64), (0, "lego", 32), (1, "dit", 64), (1, "lego", 32)]
-    assert all(row["loss"] > 0 and row["fd"] > row["floor"] > 0 for row in rows)
+    for row in rows:
+        assert row["loss"] > 0
+        assert row["fd"] > row["floor"] > 0
+        assert row["fd equal"] > row["floor"]
+        assert ("fd skip" in row) == (row["name"] == "lego")
     assert len(list(out.with_suffix("").glob("*.png"))) == 4
     capsys.readouterr()
     benchmark(monkeypatch, "bricks", "table", out)["main"]()
