@@ -183,6 +183,12 @@ def test_kernels(monkeypatch, capsys):
     words = ("tiny-pr-16", "--batches", 1, 2, "--rounds", 1, "--no-compile")
     benchmark(monkeypatch, "kernels", *words)["main"]()
     rows = capsys.readouterr().out.splitlines()[2:]
-    assert len(rows) == 2 * 4
+    assert len(rows) == 2 * 5
     assert "| tiny-pr-16 | 1 | as it is |" in rows[0]
     assert rows[0].endswith("| 1.00 |")
+    benchmark(monkeypatch, "kernels", "tiny-pr-16", "--rounds", 1, "--parts", "--batches", 2)[
+        "main"
+    ]()
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    shapes = [(row[1], row[2], row[3]) for row in rows]
+    assert shapes == [("2", "1 x 16", "2"), ("1", "4 x 4", "2"), ("1", "16 x 4", "2")]

@@ -113,7 +113,7 @@ def test_forward_derivatives_take_the_plain_path(grad):
 def test_tiles_compile_for_bricks_and_canvases_of_many_sizes(monkeypatch):
     """Also where the number of patches is open in a graph."""
     torch._dynamo.reset()
-    monkeypatch.setattr(kernels, "shares_tiles", lambda _: True)
+    monkeypatch.setattr(kernels, "rows_of_tile", lambda _: 128)
     compiled = torch.compile(attend, backend="aot_eager", fullgraph=True)
     for patches in (64, 16, 48, 7):
         qkv = torch.randn(2, patches, 4, 3, 2, 8)
@@ -140,11 +140,30 @@ def softmax_attention(qkv):
 
 
 @pytest.mark.parametrize("shape", [(2, 7, 4), (3, 64, 4), (2, 16, 16), (2, 6, 32), (2, 2, 33)])
-@pytest.mark.parametrize("tiles", [False, True])
-def test_attention_is_softmax_attention_within_a_patch(shape, tiles, monkeypatch):
-    monkeypatch.setattr(kernels, "shares_tiles", lambda _: tiles)
+@pytest.mark.parametrize("rows", [1, 16, 128])
+def test_attention_is_softmax_attention_within_a_patch(shape, rows, monkeypatch):
+    monkeypatch.setattr(kernels, "rows_of_tile", lambda _: rows)
     qkv = torch.randn(*shape, 3, 2, 8)
     assert torch.allclose(attend(qkv), softmax_attention(qkv), atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("grad", [False, True])
+def test_how_many_rows_on_a_cpu(dtype, grad):
+    """Short sequences are together where that is faster, and on their own in an exported graph."""
+    qkv = torch.randn(2, 8, 4, 3, 2, 8, dtype=dtype, requires_grad=grad)
+    rows = 1 if grad and dtype == torch.bfloat16 else 16
+
+    class Attend(nn.Module):
+        def forward(self, qkv):
+            return attend(qkv)
+
+    with torch.set_grad_enabled(grad):
+        assert kernels.rows_of_tile(qkv) == rows
+        graph = torch.export.export(Attend(), (qkv,)).graph
+        assert attend(qkv).requires_grad == grad
+    seen = [node.args[0].meta["val"].shape for node in graph.nodes if "attention" in str(node)]
+    assert seen == [(16, 2, 4, 8)]
 
 
 @pytest.mark.parametrize(
@@ -160,16 +179,16 @@ def test_short_sequences_share_tiles(shape, rows, monkeypatch):
         seen.append(tuple(query.shape))
         return attention(query, key, value, mask)
 
-    monkeypatch.setattr(kernels, "shares_tiles", lambda _: True)
+    monkeypatch.setattr(kernels, "rows_of_tile", lambda _: 128)
     monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
     attend(torch.randn(*shape, 3, 2, 8))
     tokens = shape[0] * shape[1] * shape[2]
     assert seen == [(tokens // rows, 2, rows, 8)]
 
 
-@pytest.mark.parametrize("tiles", [False, True])
-def test_more_sequences_than_a_kernel_takes(tiles, monkeypatch):
-    monkeypatch.setattr(kernels, "shares_tiles", lambda _: tiles)
+@pytest.mark.parametrize("rows", [1, 16, 128])
+def test_more_sequences_than_a_kernel_takes(rows, monkeypatch):
+    monkeypatch.setattr(kernels, "rows_of_tile", lambda _: rows)
     qkv = torch.randn(5, 33, 4, 3, 2, 8)
     whole = attend(qkv)
     monkeypatch.setattr(kernels, "MAX_SEQUENCES", 8)
@@ -177,9 +196,9 @@ def test_more_sequences_than_a_kernel_takes(tiles, monkeypatch):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("tiles", [False, True])
-def test_65536_sequences_on_cuda(tiles, monkeypatch):
-    monkeypatch.setattr(kernels, "shares_tiles", lambda _: tiles)
+@pytest.mark.parametrize("rows", [1, 16, 128])
+def test_65536_sequences_on_cuda(rows, monkeypatch):
+    monkeypatch.setattr(kernels, "rows_of_tile", lambda _: rows)
     qkv = torch.randn(256, 257, 4, 3, 6, 64, device="cuda", dtype=torch.bfloat16)
     qkv.requires_grad_()
     found = attend(qkv)

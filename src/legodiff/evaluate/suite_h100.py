@@ -24,7 +24,7 @@ from legodiff.evaluate.opponents import dit
 from legodiff.evaluate.suites import Bound, Case, compiled, time
 from legodiff.model.brick import LegoBrick
 from legodiff.model.compiled import CompiledStack
-from legodiff.model.kernels import TILE, attend
+from legodiff.model.kernels import TILES, attend
 from legodiff.model.presets import PRESETS, preset
 from legodiff.model.stack import LegoStack
 from legodiff.sampling import Sampling
@@ -72,12 +72,12 @@ def flexible(qkv: Tensor) -> Callable[[Tensor], Tensor]:
     from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
     images, patches, count, _, heads, size = qkv.shape
-    tiles = images * patches * count // TILE
+    tiles = images * patches * count // TILES["cuda"]
     order = torch.arange(tiles, dtype=torch.int32, device=qkv.device)
     mask = BlockMask.from_kv_blocks(
         torch.ones_like(order)[None, None],
         order[None, None, :, None].repeat(1, 1, 1, tiles),
-        BLOCK_SIZE=TILE,
+        BLOCK_SIZE=TILES["cuda"],
         mask_mod=lambda batch, head, query, key: query // count == key // count,
     )
     attention = torch.compile(flex_attention, dynamic=False)

@@ -1,12 +1,14 @@
 """Linear layers and attention by what is fastest where they run: every such choice is made here.
 
-| where                      | linear layer | with tanh-GELU              | attention              |
-|----------------------------|--------------|-----------------------------|------------------------|
-| CPU of AMD, float32        | oneDNN       | oneDNN, fused (no gradient) | torch's own            |
-| other CPU, float32         | torch (MKL)  | oneDNN, fused (no gradient) | torch's own            |
-| CUDA                       | torch        | torch                       | short ones share tiles |
-| other, traced, or autocast | torch        | torch                       | as above               |
+| where               | linear layer | with tanh-GELU              | short attention              |
+|---------------------|--------------|-----------------------------|------------------------------|
+| CPU of AMD, float32 | oneDNN       | oneDNN, fused (no gradient) | in tiles of 16               |
+| other CPU, float32  | torch (MKL)  | oneDNN, fused (no gradient) | in tiles of 16               |
+| CPU, bfloat16       | torch        | torch                       | in tiles of 16 (no gradient) |
+| CUDA                | torch        | torch                       | in tiles of 128              |
+| other, or exported  | torch        | torch                       | each on its own              |
 
+Under autocast or ``torch.compile`` linear layers are torch's, and attention is as in the table.
 ``benchmarks/kernels.py`` measures what each is worth. All agree with the plain path to rounding.
 """
 
@@ -23,9 +25,10 @@ from torch.autograd.function import once_differentiable
 
 MAX_SEQUENCES = 65_535  # CUDA's attention kernels put the batch on a 16-bit grid axis
 FEW = 64  # rows below which it takes longer to call oneDNN than it saves
-TILE, SHORT = 128, 32
-POWERS = [2**n for n in range(TILE.bit_length() - 1, -1, -1)]
-"""Rows of a tile of those kernels; sequences up to ``SHORT`` tokens share one."""
+TILES = {"cuda": 128, "cpu": 16}
+"""Rows that attention works on at a time, which sequences up to ``SHORT`` tokens share."""
+SHORT = 32
+POWERS = (128, 64, 32, 16, 8, 4, 2, 1)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor, gelu: bool = False) -> Tensor:
@@ -94,9 +97,9 @@ def prefers_one_dnn() -> bool:
 def attend(qkv: Tensor) -> Tensor:
     """Attention among the tokens of each patch: (B, P, N, 3, heads, d) to (B, P, N, heads * d)."""
     batch, patches, count, _, heads, size = qkv.shape
-    together = 1
-    if shares_tiles(qkv.device) and count <= SHORT:
-        together = next(n for n in POWERS if n * count <= TILE and patches % n == 0)
+    together, rows = 1, rows_of_tile(qkv)
+    if 2 * count <= rows and count <= SHORT:
+        together = next(n for n in POWERS if n * count <= rows and patches % n == 0)
     make = make_mask if torch.compiler.is_compiling() else mask_of_tile
     mask = None if together == 1 else make(together, count, qkv.device)
     qkv = qkv.reshape(batch * (patches // together), together * count, 3, heads, size)
@@ -120,6 +123,10 @@ mask_of_tile = lru_cache(maxsize=16)(torch.inference_mode(False)(make_mask))
 """The same, made once."""
 
 
-def shares_tiles(device: torch.device) -> bool:
-    """Whether its attention works in tiles of 128 rows, which four tokens would leave empty."""
-    return device.type == "cuda"
+def rows_of_tile(qkv: Tensor) -> int:
+    """How many rows of queries short sequences should fill together; 1: none."""
+    if torch.compiler.is_exporting():
+        return 1  # the graph may run elsewhere
+    if qkv.device.type == "cpu" and qkv.dtype != torch.float32 and torch.is_grad_enabled():
+        return 1  # the backward pass would be slower
+    return TILES.get(qkv.device.type, 1)
