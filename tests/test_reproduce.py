@@ -197,6 +197,23 @@ def test_skipping_costs_less_at_every_share(run):
     assert (folder / "figure.png").is_file()
 
 
+def test_what_was_judged_is_found_again(run, monkeypatch):
+    scale = replace(SMALL, models=TWO[:1], more={"shares": (0.0, 0.5)})
+    _, folder = run("skipping", scale)
+    before = rows(folder)
+    (folder / "rows.json").unlink()
+    calls = []
+    drawn = quality.drawn_images
+    monkeypatch.setattr(quality, "drawn_images", lambda *a: calls.append(a) or drawn(*a))
+    run("skipping", replace(scale, more={"shares": (0.0, 0.5, 1.0)}))
+    assert len(calls) == 1  # without the top brick: the same on both sides
+    for one, other in zip(before, (row for row in rows(folder) if row["share"] < 1), strict=True):
+        own, again = (dict(row) | {"milliseconds": 0} for row in (one, other))
+        assert own == again
+    run("skipping", replace(scale, samples=19, more={"shares": (0.0,)}))
+    assert len(calls) == 2
+
+
 def test_time_is_that_of_the_evaluations(model, monkeypatch):
     pipe = LegoPipeline.from_pretrained(model)
     monkeypatch.setattr(skipping, "alternate", lambda *_, device: [[3.0, 5.0, 4.0], [1.0] * 3])
@@ -352,3 +369,17 @@ def test_figures_begin_at_zero_and_kinds_are_not_joined(tmp_path, monkeypatch):
     joined = {panel.get_title(): panel.lines[0].get_linestyle() for panel in panels[:2]}
     assert sorted(joined) == ["kinds", "share"]
     assert (joined["kinds"], joined["share"]) == ("None", "-")
+
+
+def test_panels_of_skipping_begin_at_zero_and_show_every_point(tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr(skipping, "save_figure", lambda _, figure: kept.append(figure))
+    rows = [
+        {"model": "m", "side": side, "share": n, "FD-a-1k(train)": 0.24 + n / 99, "milliseconds": 9}
+        for side in skipping.SIDES
+        for n in (0, 1)
+    ]
+    skipping._figure(SimpleNamespace(out=tmp_path), rows)
+    low, high = kept[0].axes[0].get_ylim()
+    assert (low, kept[0].axes[1].get_ylim()[0]) == (0, 0)
+    assert high > 1.1 * 0.25

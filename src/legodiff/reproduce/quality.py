@@ -1,5 +1,6 @@
 """Trains models and judges what they draw: the paper's tables 1 to 4, figures 10 and 11."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from legodiff.reproduce.experiment import Experiment, Model
 from legodiff.reproduce.pages import Rows, groups, spread, table, write_page, write_rows
 from legodiff.reproduce.runs import Setting, Trained, trained
 from legodiff.sampling import Method
+from legodiff.store import write_atomically
 from legodiff.train.estimate import training_flops
 
 SHOWN = 10  # images of each model in the picture
@@ -60,21 +62,30 @@ def about(model: Model, seed: int, made: Trained) -> dict[str, Any]:
 
 
 def judged(pipe: LegoPipeline, method: Method, setting: Setting) -> dict[str, Any]:
-    """The metrics of what a model draws by a method, by their names without their tails."""
+    """The metrics of what a model draws by a method, by their names without their tails.
+
+    What was judged before is found again.
+    """
     scale, labels = setting.scale, setting.labels(pipe)
-    images = drawn_images(pipe, method, scale.samples, labels, setting.batch)
-    found = evaluate(
-        images,
-        scale.reference or scale.data,
-        network(setting, images.size),
-        setting.world,
-        setting.batch,
-        setting.out / "metrics",
-        "train",
-        setting.show,
-    )
-    values = {metric.name: metric.value for metric in found.metrics}
-    return {"guidance": method.guidance, "drawn flops": images.about["flops"], **values}
+    kept = setting.judged(pipe, method, labels)
+    known = json.loads(kept.read_text()) if kept.is_file() else None
+    known = setting.world.share(known)
+    if known is None:
+        images = drawn_images(pipe, method, scale.samples, labels, setting.batch)
+        found = evaluate(
+            images,
+            scale.reference or scale.data,
+            network(setting, images.size),
+            setting.world,
+            setting.batch,
+            setting.out / "metrics",
+            "train",
+            setting.show,
+        )
+        values = {metric.name: metric.value for metric in found.metrics}
+        known = {"guidance": method.guidance, "drawn flops": images.about["flops"], **values}
+        write_atomically(kept, json.dumps(known).encode())
+    return dict(known)
 
 
 def network(setting: Setting, size: tuple[int, int]) -> FeatureNetwork:

@@ -5,8 +5,9 @@ import json
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from legodiff.config import RunConfig, load_config
 from legodiff.diffusion.skipping import SkipPlan
@@ -55,6 +56,12 @@ class Setting:
         """The classes drawn, in turn."""
         classes = pipe.stack.spec.classes
         return list(range(classes)) if classes and self.scale.labelled else [None]
+
+    def judged(self, pipe: LegoPipeline, method: Method, labels: list[int | None]) -> Path:
+        """The file that keeps what a model's images were judged to be."""
+        scale = self.scale
+        how = (scale.data, scale.reference, scale.features, scale.samples, labels)
+        return self.out / "judged" / f"{_digest([pipe.fingerprint, asdict(method), how])}.json"
 
 
 @dataclass(frozen=True)
@@ -109,9 +116,13 @@ def trained(model: Model, seed: int, setting: Setting) -> Trained:
 def _folder(model: Model, seed: int, config: RunConfig, models: Path) -> str:
     """A name that tells what it is, and a hash of the whole configuration."""
     text = json.dumps(config.model_dump(mode="json"), sort_keys=True)
-    digest = hashlib.sha256(text.replace(str(models), "").encode()).hexdigest()[:10]
+    digest = _digest(text.replace(str(models), ""))
     name = re.sub(r"[^a-z0-9]+", "-", model.name.lower()).strip("-")
     return f"{name}-{seed}-{digest}"
+
+
+def _digest(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
 
 
 def _named(scale: Scale, name: str) -> Model:

@@ -108,5 +108,5 @@ def _figure(setting: Setting, rows: Rows) -> None:
             axes.set(xlabel="share of the steps without the top brick", ylabel=name, title=model)
             axes.grid(alpha=0.3)
             axes.legend(title="skipped at")
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, 1.15 * axes.get_ylim()[1])
     save_figure(setting.out / "figure.png", figure)
