@@ -53,6 +53,7 @@ RIVALS: dict[str, Rival] = {
     "dit l8 w96 d4": (96, [("image", 8, 4)]),
     "dit l8 w128 d4": (128, [("image", 8, 4)]),
     "dit l8 w192 d4": (192, [("image", 8, 4)]),
+    "dit l8 w256 d3": (256, [("image", 8, 3)]),
     "dit l8 w128 d8": (128, [("image", 8, 8)]),
     "dit l4 w64 d3": (64, [("image", 4, 3)]),
     "dit l4 w96 d3": (96, [("image", 4, 3)]),
@@ -62,6 +63,9 @@ RIVALS: dict[str, Rival] = {
     "lego w64 16": (64, [("image", 8, 5), (16, 4, 1)]),
     "lego w96 16": (96, [("image", 8, 5), (16, 4, 1)]),
     "lego w128 16": (128, [("image", 8, 5), (16, 4, 1)]),
+    "lego w192 16": (192, [("image", 8, 3), (16, 4, 1)]),
+    "lego w192 16 laid": (192, [("image", 8, 3), (16, 4, 1, 6)]),
+    "lego w192 8 laid": (192, [("image", 8, 3), (8, 4, 1, 2)]),
     "lego w96 16 laid": (96, [("image", 8, 5), (16, 4, 1, 6)]),
     "lego w96 8 laid": (96, [("image", 8, 5), (8, 4, 1, 2)]),
     "lego w96 16 l2 laid": (96, [("image", 8, 5), (16, 2, 1, 7)]),
@@ -88,9 +92,9 @@ def configure(name: str, seed: int, images: int, rate: float, changes: list[str]
     )
 
 
-def cost(out: Path, rounds: int) -> None:
+def cost(names: list[str], out: Path, rounds: int) -> None:
     """Seconds of an image in a training step of each rival, measured in turns."""
-    entries, names = [], list(RIVALS)
+    entries = []
     for name in names:
         config = configure(name, 0, 1000, 1e-3, [])
         for channels in (1, 3):
@@ -220,6 +224,7 @@ def main() -> None:
     costs = commands.add_parser("cost")
     costs.add_argument("--out", type=Path, required=True)
     costs.add_argument("--rounds", type=int, default=5)
+    costs.add_argument("--names", nargs="+", default=list(RIVALS), choices=list(RIVALS))
     runs = commands.add_parser("run")
     runs.add_argument("data", nargs="+", choices=["glyphs", "emoji"])
     runs.add_argument("--names", nargs="+", default=list(RIVALS), choices=list(RIVALS))
@@ -235,7 +240,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.command == "cost":
-        cost(options.out, options.rounds)
+        cost(options.names, options.out, options.rounds)
     elif options.command == "table":
         table(options.rows)
     else:
