@@ -173,7 +173,7 @@ def run(name: str, data: str, seed: int, seconds: float, options: argparse.Names
     place = options.out.with_suffix("") / "-".join(map(str, words)).replace(" ", "-")
     pipe.save_pretrained(place)
     samples = [Image.fromarray(image.squeeze()) for image in pixels[:32]]
-    save_png(place.with_suffix(".png"), grid(samples, columns=16))
+    save_png(place.with_name(f"{place.name}.png"), grid(samples, columns=16))
     with options.out.open("a") as file:
         file.write(json.dumps(row) + "\n")
     print(json.dumps(row), flush=True)

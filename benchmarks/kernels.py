@@ -14,6 +14,7 @@ import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -61,8 +62,10 @@ def ways(stack: LegoStack, compile_too: bool) -> dict[str, Callable[..., object]
         with instead(kernels, "rows_of_tile", lambda _: 1):
             stack(*given)
 
+    kept: Any = brick.geometry
+
     def with_new_geometry(*given: Tensor) -> None:
-        brick.geometry.cache_clear()
+        kept.cache_clear()
         stack(*given)
 
     found: dict[str, Callable[..., object]] = {

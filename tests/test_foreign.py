@@ -196,7 +196,7 @@ def test_tables_agree_with_diffusers():
         table = beta_sigmas(**schedule)
         shown = abar > 1e-3
         assert torch.allclose(table[shown], (((1 - abar) / abar).sqrt())[shown], rtol=1e-3), name
-        timesteps = table_timestep(table, table)
+        timesteps = table_timestep(table, **schedule)
         assert torch.allclose(timesteps, torch.arange(len(table)).double(), atol=1e-6)
     snr = diffusers.DDPMScheduler(rescale_betas_zero_snr=True).alphas_cumprod.double()[:-1]
     table = beta_sigmas(zero_snr=True)

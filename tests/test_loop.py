@@ -345,9 +345,13 @@ def test_passes_recomputing_and_compiling_do_not_change_what_is_learnt(tmp_path,
     train(config(*changes, "train.recompute=true"), Bars(), CODEC, tmp_path / "recomputed")
     assert not counter.frame_count
     train(config(*changes, "train.compile=true"), Bars(), CODEC, tmp_path / "compiled")
-    assert counter.frame_count
+    graphs = counter.frame_count
+    assert graphs == 3  # a shape of tokens each; judging and drawing pictures made none
+    both = config(*changes, "train.compile=true", "train.recompute=true")
+    train(both, Bars(), CODEC, tmp_path / "both")
+    assert counter.frame_count == 2 * graphs
     once = weights(tmp_path / "once", "raw")
-    for name in ("passes", "recomputed", "compiled"):
+    for name in ("passes", "recomputed", "compiled", "both"):
         other = weights(tmp_path / name, "raw")
         assert max((once[key] - other[key]).abs().max() for key in once) < 1e-6
 

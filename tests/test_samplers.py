@@ -3,8 +3,6 @@ import math
 import pytest
 import torch
 
-from legodiff import LegoStack, SkipPlan, preset
-from legodiff.diffusion.guidance import guided
 from legodiff.diffusion.samplers import (
     SAMPLERS,
     ddim,
@@ -14,7 +12,6 @@ from legodiff.diffusion.samplers import (
     heun,
     levels_called,
 )
-from legodiff.diffusion.skipping import skipping
 from legodiff.noise import ddpm_sigmas, ddpm_strided_sigmas, karras_sigmas
 
 STD = 0.5
@@ -284,19 +281,3 @@ def test_steps_are_reported(name):
         on_step=lambda step, state: seen.append((step, state.dtype)),
     )
     assert seen == [(step, torch.float64) for step in (1, 2, 3, 4, 5)]
-
-
-@pytest.mark.parametrize("sampler", list(SAMPLERS))
-def test_nobody_waits_for_the_device_inside_a_step(sampler):
-    """On the meta device there is nothing to read: whoever asked for a number would be refused."""
-    with torch.device("meta"):
-        stack = LegoStack(preset("tiny-pr-16", channels=1, classes=3))
-        noise, labels = torch.empty(2, 1, 16, 16), torch.zeros(2, dtype=torch.int64)
-    ran = []
-    for number, brick in enumerate(stack.bricks):
-        brick.register_forward_hook(lambda *_, n=number: ran.append(n))
-    plan = SkipPlan(((0.0, (0,)), (1.0, (0, 1, 2))))
-    denoise = guided(skipping(stack, plan), 1.5, no_class=3, interval=(0.1, 5.0))
-    drawn = SAMPLERS[sampler].sample(denoise, noise, karras_sigmas(4, 0.01, 10.0), labels)
-    assert drawn.device.type == "meta"
-    assert set(ran) == {0, 1, 2}

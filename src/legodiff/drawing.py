@@ -128,8 +128,10 @@ def draw(
 
     def fresh() -> Tensor:
         shape = (spec.channels, *size)
-        noise = [torch.randn(shape, generator=g, device=g.device) for g in generators]
-        return torch.stack(noise).to(device)
+        noise = torch.stack([torch.randn(shape, generator=g, device=g.device) for g in generators])
+        if device.type == "cuda" and noise.device.type == "cpu":
+            noise = noise.pin_memory()  # else the copy waits for what the device is at work on
+        return noise.to(device, non_blocking=True)
 
     chosen = None
     if spec.classes:

@@ -7,9 +7,12 @@ with its cumulative product ``abar`` (the paper's alpha_t): ``sigma = sqrt((1 - 
 
 from itertools import accumulate
 from math import inf, pi
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from legodiff.once import once
 
 MOST_STEPS = 10_000
 
@@ -53,6 +56,7 @@ def beta_sigmas(
     beta_first: float = 1e-4,
     beta_last: float = 0.02,
     zero_snr: bool = False,
+    device: torch.device | str = "cpu",
 ) -> Tensor:
     """The table of a discrete diffusion model in sigma coordinates.
 
@@ -61,14 +65,14 @@ def beta_sigmas(
     entry to pure noise (Lin et al. 2024), here 1e6. Returns float64 of shape (steps,), rising;
     entry t is the noise level of timestep t. Raises ValueError for another kind.
     """
-    wide, cpu = torch.float64, "cpu"
+    wide = torch.float64
     if kind == "linear":
-        betas = torch.linspace(beta_first, beta_last, steps, dtype=wide, device=cpu)
+        betas = torch.linspace(beta_first, beta_last, steps, dtype=wide, device=device)
     elif kind == "scaled_linear":
         ends = beta_first**0.5, beta_last**0.5
-        betas = torch.linspace(*ends, steps, dtype=wide, device=cpu) ** 2
+        betas = torch.linspace(*ends, steps, dtype=wide, device=device) ** 2
     elif kind == "squaredcos_cap_v2":
-        part = torch.arange(steps + 1, dtype=wide, device=cpu) / steps
+        part = torch.arange(steps + 1, dtype=wide, device=device) / steps
         level = torch.cos((part + 0.008) / 1.008 * pi / 2) ** 2
         betas = (1 - level[1:] / level[:-1]).clamp(max=0.999)
     else:
@@ -87,12 +91,20 @@ def ddpm_sigmas() -> Tensor:
     return beta_sigmas()
 
 
-def table_timestep(sigma: Tensor, table: Tensor) -> Tensor:
-    """Timestep of a noise level, linear in ln sigma between those of a rising table.
+@once
+def log_table(device: torch.device, **schedule: Any) -> Tensor:
+    """ln sigma of the entries of ``beta_sigmas``, made where it is used but for Apple's MPS."""
+    wide = wide_dtype(device)
+    home = device if wide == torch.float64 else "cpu"
+    return beta_sigmas(**schedule, device=home).log().to(device, wide)
+
+
+def table_timestep(sigma: Tensor, **schedule: Any) -> Tensor:
+    """Timestep of a noise level, linear in ln sigma between those of ``beta_sigmas(**schedule)``.
 
     Exact on the table; levels outside it are moved to its ends.
     """
-    known = table.log().to(sigma.device, wide_dtype(sigma.device))
+    known = log_table(sigma.device, **schedule)
     level = sigma.to(known.dtype).log().clamp(known[0], known[-1])
     above = (known < level[..., None]).sum(dim=-1).clamp(1, len(known) - 1)  # ONNX has no search
     return above - 1 + (level - known[above - 1]) / (known[above] - known[above - 1])

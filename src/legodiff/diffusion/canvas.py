@@ -18,6 +18,7 @@ Two ways to lay the windows:
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 from math import gcd
 from operator import neg
@@ -201,26 +202,41 @@ def windowed(
     that counts anywhere in it. Estimates are merged by the mean of all windows, then by regions.
     """
     weight = windows.weight()
+
+    @lru_cache(maxsize=1)
+    def made(canvas: tuple[int, int], like: tuple[torch.device, torch.dtype]) -> _Made:
+        """What all evaluations of a canvas need, where they need it."""
+        masks = [] if regions is None else list(_beyond(regions.masks, canvas))
+        return _Made(weight.to(*like), masks, [mask.to(*like) for mask in masks])
+
     known = torch.as_tensor(levels, dtype=torch.float32)  # as sigma is
     falling = sorted(set(known.tolist()), reverse=True)
 
     def denoise_canvas(noisy: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
         canvas = (noisy.shape[-2], noisy.shape[-1])
         places = windows.places(canvas, bisect_left(falling, -float(sigma[0]), key=neg))
-        shares = weight.to(noisy)
+        weights, shares, masks = made(canvas, (noisy.device, noisy.dtype))
         if regions is None:
-            return _merged(denoise, noisy, sigma, labels, places, windows, shares)
+            return _merged(denoise, noisy, sigma, labels, places, windows, weights)
         total = torch.zeros_like(noisy)
-        for share, label in zip(_beyond(regions.masks, canvas), regions.labels, strict=True):
+        for share, mask, label in zip(shares, masks, regions.labels, strict=True):
             inside = _counting(places, share, windows)
             if inside:
-                mask = share.to(noisy)
                 chosen = noisy.new_full(sigma.shape, label, dtype=torch.int64)
-                part = _merged(denoise, noisy, sigma, chosen, inside, windows, shares)
+                part = _merged(denoise, noisy, sigma, chosen, inside, windows, weights)
                 total += torch.where(mask > 0, mask * part, 0)
         return total
 
     return denoise_canvas
+
+
+class _Made(NamedTuple):
+    weight: Tensor
+    """Of a window's pixels, on the device."""
+    shares: list[Tensor]
+    """Of each label: its mask on the CPU, where looking at it makes nobody wait."""
+    masks: list[Tensor]
+    """The same on the device."""
 
 
 def _beyond(masks: Tensor, drawn: tuple[int, int]) -> Tensor:
@@ -258,9 +274,10 @@ def _merged(
     looks = list(product(range(len(noisy)), places))
     for start in range(0, len(looks), windows.batch):
         some = looks[start : start + windows.batch]
-        rows = [image for image, _ in some]
         crops = torch.stack([around[image, :, *_pixels(at, windows)] for image, at in some])
-        estimates = denoise(crops, sigma[rows], None if labels is None else labels[rows])
+        levels = torch.stack([sigma[image] for image, _ in some])
+        told = None if labels is None else torch.stack([labels[image] for image, _ in some])
+        estimates = denoise(crops, levels, told)
         for (image, at), estimate in zip(some, estimates, strict=True):
             total[image, :, *_pixels(at, windows)] += weight * estimate
     return _folded(total, canvas) / _folded(counts, canvas)

@@ -1,7 +1,5 @@
 """One LEGO brick: a small DiT over the patches of an image, each patch on its own."""
 
-from functools import lru_cache
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,6 +7,7 @@ from torch import Tensor, nn
 from legodiff.model.layers import Block, Output, position_embedding
 from legodiff.model.patches import PatchSample, coordinates, merge, shift, split
 from legodiff.model.spec import BrickSpec
+from legodiff.once import once
 
 AT_ONCE = 2**15  # tokens: enough to keep any device busy
 
@@ -40,7 +39,8 @@ class LegoBrick(nn.Module):
         """Runs every patch, or only those of ``sample`` (the others come out as zero)."""
         canvas = (image.shape[-2], image.shape[-1])
         patch, local = self.spec.patch(canvas), self.spec.local
-        where, positions = self._geometry(canvas, image.device)  # (P, N, 2 * l * l), (N, D)
+        width = self.embed.out_features
+        where, positions = geometry(self.spec, canvas, self.trained, width, image.device)
 
         patches = split(shift(image, -self.spec.phase), patch)  # (B, P, C_in, r, r)
         fields = split(patches, local).flatten(-3)  # (B, P, N, C_in * l * l)
@@ -64,11 +64,6 @@ class LegoBrick(nn.Module):
         parts = zip(torch.split(fields, step, dim=1), torch.split(where, step), strict=True)
         found = [self.run(part, self.place(place, positions), condition) for part, place in parts]
         return torch.cat(found, dim=1) if len(found) > 1 else found[0]
-
-    def _geometry(self, canvas: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
-        """Where the tokens of a canvas are."""
-        make = make_geometry if torch.compiler.is_compiling() else geometry
-        return make(self.spec, canvas, self.trained, self.embed.out_features, device)
 
     def run(self, fields: Tensor, places: Tensor, condition: Tensor) -> Tensor:
         """Some patches: fields (B, P, N, C_in * l * l) to fields (B, P, N, C_out * l * l)."""
@@ -100,7 +95,8 @@ def patches_at_once(fields: Tensor) -> int:
     return int(2 ** (most.bit_length() - 1))  # so that they can share tiles
 
 
-def make_geometry(
+@once
+def geometry(
     spec: BrickSpec,
     canvas: tuple[int, int],
     trained: tuple[int, int],
@@ -114,8 +110,3 @@ def make_geometry(
     grid = (patch[0] // spec.local, patch[1] // spec.local)
     known_grid = (known[0] // spec.local, known[1] // spec.local)
     return fields, position_embedding(grid, known_grid, width, device)
-
-
-# What sampling makes in inference mode could not serve training.
-geometry = lru_cache(maxsize=16)(torch.inference_mode(False)(make_geometry))
-"""The same, made once."""

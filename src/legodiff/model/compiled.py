@@ -1,7 +1,7 @@
 """A stack through ``torch.compile``: whole to draw with, block by block to learn."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from legodiff.model.stack import LegoStack
 
+RECORDED = ("reduce-overhead", "max-autotune")
+"""Modes of ``torch.compile`` that record CUDA graphs: each call overwrites what the last gave."""
 MOST_GRAPHS = 256  # torch's own limit, 8, is for code that compiles again and again by mistake
 
 
@@ -22,10 +24,12 @@ class CompiledStack:
     """
 
     def __init__(self, stack: LegoStack, **options: Any) -> None:
-        """``options`` are those of ``torch.compile``; ``mode="reduce-overhead"`` is CUDA graphs."""
+        """``options`` are those of ``torch.compile``; ``mode="reduce-overhead"`` is CUDA graphs.
+
+        They are given as a mode only, for what they overwrite has to be copied out.
+        """
         self.stack, self.spec, self.options = stack, stack.spec, {"fullgraph": True, **options}
-        self.recorded = options.get("mode") == "reduce-overhead"
-        """Whether the next call may overwrite what this one gives."""
+        self.recorded = options.get("mode") in RECORDED
         self.graphs: dict[tuple[Any, ...], Callable[..., list[Tensor]]] = {}
 
     def parameters(self) -> Iterator[nn.Parameter]:
@@ -82,6 +86,11 @@ def compile_blocks(stack: LegoStack, **options: Any) -> None:
     for brick in stack.bricks:
         for block in getattr(brick, "blocks", []):
             block.compile(dynamic=False, **options)
+
+
+def uncompiled(used: bool) -> AbstractContextManager[Any]:
+    """Where compiled blocks, if they are in use, run as they are: not worth graphs of their own."""
+    return torch.compiler.set_stance("force_eager") if used else nullcontext()
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from legodiff.model.precondition import Coefficients, edm, to_clean
 from legodiff.model.spec import ForeignSpec
-from legodiff.noise import beta_sigmas, table_timestep
+from legodiff.noise import table_timestep
 
 
 class ForeignBrick(nn.Module):
@@ -65,7 +65,7 @@ class ForeignBrick(nn.Module):
             "v_prediction": (share**2, -s * share),
             "sample": (torch.zeros_like(s), torch.ones_like(s)),
         }[self.spec.prediction]
-        timestep = table_timestep(sigma, beta_sigmas(**self.spec.schedule))
+        timestep = table_timestep(sigma, **self.spec.schedule)
         return Coefficients(skip, out, share, timestep.to(sigma.dtype))
 
     def _call(self, scaled: Tensor, time: Tensor, labels: Tensor | None) -> Tensor:

@@ -9,11 +9,13 @@
 | other, or exported  | torch        | torch                       | each on its own              |
 
 Under autocast or ``torch.compile`` linear layers are torch's, and attention is as in the table.
-``benchmarks/kernels.py`` measures what each is worth. All agree with the plain path to rounding.
+``benchmarks/kernels.py`` measures what each is worth on a CPU. All agree with the plain path to
+rounding, as long as values are finite: a NaN reaches the other patches of its tile.
 """
 
 import platform
 from functools import lru_cache
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
+
+from legodiff.once import once
 
 MAX_SEQUENCES = 65_535  # CUDA's attention kernels put the batch on a 16-bit grid axis
 FEW = 64  # rows below which it takes longer to call oneDNN than it saves
@@ -100,8 +104,7 @@ def attend(qkv: Tensor) -> Tensor:
     together, rows = 1, rows_of_tile(qkv)
     if 2 * count <= rows and count <= SHORT:
         together = next(n for n in POWERS if n * count <= rows and patches % n == 0)
-    make = make_mask if torch.compiler.is_compiling() else mask_of_tile
-    mask = None if together == 1 else make(together, count, qkv.device)
+    mask = None if together == 1 else mask_of_tile(together, count, qkv.device, qkv.dtype)
     qkv = qkv.reshape(batch * (patches // together), together * count, 3, heads, size)
     query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (sequences, heads, tokens, d)
     if query.shape[0] > MAX_SEQUENCES:  # unlike len, a shape stays open in a traced graph
@@ -112,15 +115,12 @@ def attend(qkv: Tensor) -> Tensor:
     return mixed.transpose(1, 2).reshape(batch, patches, count, heads * size)
 
 
-def make_mask(together: int, count: int, device: torch.device) -> Tensor:
-    """Which tokens of a tile of so many patches belong together: bool, square."""
+@once
+def mask_of_tile(together: int, count: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Added to the scores of a tile of so many patches: minus infinity where two are of others."""
     patch = torch.arange(together * count, device=device) // count
-    return patch[:, None] == patch
-
-
-# What sampling makes in inference mode could not serve training.
-mask_of_tile = lru_cache(maxsize=16)(torch.inference_mode(False)(make_mask))
-"""The same, made once."""
+    apart = patch[:, None] != patch
+    return torch.zeros(apart.shape, device=device, dtype=dtype).masked_fill(apart, -inf)
 
 
 def rows_of_tile(qkv: Tensor) -> int:

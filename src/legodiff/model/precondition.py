@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from legodiff.noise import ddpm_sigmas, table_timestep, wide_dtype
+from legodiff.noise import log_table, table_timestep
 
 
 class Coefficients(NamedTuple):
@@ -77,21 +77,17 @@ def linear_estimate(noisy: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
     return edm(sigma, sigma_data).skip * noisy
 
 
-def _log_table(device: torch.device) -> Tensor:
-    return ddpm_sigmas().log().to(device, wide_dtype(device))
-
-
 def ddpm_timestep(sigma: Tensor) -> Tensor:
     """DDPM timestep of a noise level, linear in ln sigma between the 1000 of the table.
 
     Exact on the table; levels outside it are moved to its ends, 0 and 999.
     """
-    return table_timestep(sigma, ddpm_sigmas())
+    return table_timestep(sigma)
 
 
 def ddpm_sigma(timestep: Tensor) -> Tensor:
     """Noise level of a DDPM timestep in [0, 999]: the inverse of ``ddpm_timestep``."""
-    table = _log_table(timestep.device)
+    table = log_table(timestep.device)
     timestep = timestep.to(table.dtype).clamp(0, len(table) - 1)
     below = timestep.floor().clamp(max=len(table) - 2).long()
     return torch.lerp(table[below], table[below + 1], timestep - below).exp()

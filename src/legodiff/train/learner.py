@@ -1,8 +1,7 @@
 """What learns: the network, its average, its optimizer, and the loss as one module."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -202,9 +201,17 @@ def recompute(network: LegoStack) -> None:
     """Keeps no activations inside the blocks; the backward pass computes them again."""
     for brick in network.bricks:
         for block in getattr(brick, "blocks", []):
-            block.forward = partial(
-                checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False
-            )
+            block.forward = recomputed(block.forward)
+
+
+def recomputed(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The same, keeping its inputs only. A function: ``torch.compile`` skips other callables."""
+
+    def again(*inputs: Tensor) -> Tensor:
+        out: Tensor = checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=False)
+        return out
+
+    return again
 
 
 def begin_moments(optimizer: torch.optim.AdamW) -> None:

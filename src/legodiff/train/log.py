@@ -124,7 +124,7 @@ class Log:
         sums, counts = self.world.mean(self.sums).cpu().double()
         by_brick = (sums.sum(dim=1) / counts.sum(dim=1)).tolist()  # 0 / 0 is nan: it did not run
         told = [loss for loss in by_brick if loss == loss]
-        now = time.perf_counter()
+        now, waited = time.perf_counter(), max(self.world.gather(self.waited))
         line = {
             "images": seen,
             "loss": _rounded(sum(told) / len(told)) if told else None,
@@ -132,7 +132,7 @@ class Log:
             "bands": [[_rounded(loss) for loss in row] for row in (sums / counts).tolist()],
             "learning_rate": self.rate,
             "images_per_second": round((seen - self.written) / (now - self.began), 1),
-            "data_wait": round(self.waited / (now - self.began), 3),
+            "data_wait": round(waited / (now - self.began), 3),
             "memory_mb": round(peak_memory(self.world.device) / 1e6),
             **self.notes,
             **more,

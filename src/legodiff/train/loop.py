@@ -16,7 +16,7 @@ import torch
 from legodiff.codec import Codec
 from legodiff.config import RunConfig, TrainConfig
 from legodiff.data import ImageData
-from legodiff.model.compiled import telling_failure
+from legodiff.model.compiled import telling_failure, uncompiled
 from legodiff.pipeline import LegoPipeline
 from legodiff.train.checkpoint import Checkpoints
 from legodiff.train.distributed import World, plain, synchronized
@@ -147,11 +147,11 @@ class Trainer:
                 # Keep what there is: every so often, at the end, and when asked to stop.
                 finished, stopped = seen >= settings.images, self.world.any(asked())
                 if seen > kept and (finished or stopped or seen // every > kept // every):
-                    with self.log.paused():
+                    with self.log.paused(), uncompiled(settings.compile):
                         self.keep(seen, judge=not stopped)
                     kept = seen
                 if pictures and seen > drawn and (finished or seen // pictures > drawn // pictures):
-                    with self.log.paused():
+                    with self.log.paused(), uncompiled(settings.compile):
                         self.draw(seen)
                     drawn = seen
                 if finished or stopped:
