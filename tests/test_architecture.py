@@ -10,10 +10,11 @@ import legodiff
 SOURCE = Path(legodiff.__file__).parent
 # room: the rooms it may import, besides itself
 ALLOWED = {
-    "noise": set(),
+    "once": set(),
+    "noise": {"once"},
     "hub": set(),
     "store": {"hub"},
-    "model": {"noise", "store"},
+    "model": {"once", "noise", "store"},
     "diffusion": {"noise"},
     "pickles": set(),
     "arrays": set(),

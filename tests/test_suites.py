@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from functools import partial
 from math import isnan
 
@@ -10,9 +11,9 @@ from legodiff import BrickSpec, StackSpec
 from legodiff.cli import app
 from legodiff.cli.suite import run_suite
 from legodiff.evaluate import suite_h100, suites
-from legodiff.evaluate.bench import Row, Spread, measure
+from legodiff.evaluate.bench import Candidate, Row, Spread, measure
 from legodiff.evaluate.suite_h100 import attend, elementwise, flexible, h100, products
-from legodiff.evaluate.suites import CEILING, Bound, cpu, memory, share, time
+from legodiff.evaluate.suites import CEILING, THEIRS, Bound, cpu, memory, share, time
 from legodiff.model.compiled import CompiledStack, compile_blocks
 from legodiff.model.presets import PRESETS
 
@@ -63,13 +64,15 @@ def test_a_bound_is_met_or_not():
 def checked(cases):
     """Measures them once and asks every bound."""
     found = {}
-    for case in cases:
+    for build in cases:
+        case = build()
         rows = {one.name: one for one in measure(case.entries, 1, CPU)}
         assert len(rows) == len(case.entries)  # no two of one name
         rows[CEILING] = row(CEILING, [1.0])
-        for bound in case.bounds:
+        bounds = case.bounds(rows)
+        for bound in bounds:
             assert bound.measured(rows).median > 0
-        found[case.title] = (rows, [bound.what for bound in case.bounds])
+        found[case.title] = (rows, [bound.what for bound in bounds])
     return found
 
 
@@ -87,6 +90,46 @@ def test_the_suite_of_the_cpu(small):
     assert set(rows) == {"ours", "ours, compiled", "DiT", "diffusers' DiT", CEILING}
     assert rows["ours, compiled"].memory is None
     assert "memory: ours / DiT" in bounds
+
+
+def test_the_authors_stand_beside_ours_in_every_case(small, monkeypatch):
+    pytest.importorskip("diffusers")
+    monkeypatch.setattr(
+        suites, "beside_authors", lambda own, _: (own, replace(own, name="lego_S", parts=()))
+    )
+    cases = [build() for build in cpu(CPU, "a path")]
+    for case, least in zip(cases, (2.0, 3.0, 1.8, 2.5), strict=True):
+        assert case.entries[-1].name == THEIRS
+        names = {CEILING, *(one.name for one in case.entries)}
+        ours = [one for one in case.bounds(dict.fromkeys(names)) if THEIRS in one.rows]
+        assert {(one.bound, one.least) for one in ours} == {(least, True)}
+        assert case.others == ([] if "fp32" in case.title else [THEIRS])
+
+
+def test_the_time_of_a_drawing_is_that_of_its_evaluations(small):
+    """Of 35, 18 are without the top brick: 17 * 2 + 18 * 1 ms, beside 35 * 4 ms."""
+    case = suite_h100.sampling(CPU)
+    names = ("lego-xl-pg-32", "lego-xl-pg-32: bricks 0+1", "dit-xl-2-32")
+    rows = {name: row(name, [float(ms)]) for name, ms in zip(names, (2, 1, 4), strict=True)}
+    (bound,) = case.bounds(rows)
+    assert bound.measured(rows).median == pytest.approx((17 * 2 + 18 * 1) / (35 * 4))
+    assert bound.met(rows)
+
+
+def test_what_does_not_run_here_is_told_and_the_rest_goes_on(monkeypatch, capsys, tmp_path):
+    def broken():
+        raise RuntimeError("no kernel\nfor this")
+
+    entries = [Candidate(name, run, 1, 0, 0) for name, run in (("a", lambda: 0), ("b", broken))]
+    held_to = (time("a", "b", 1.0), time("a", "a", 1.0))
+    case = suites.Case("tried", CPU, torch.float32, entries, held_to)
+    monkeypatch.setattr(suites, "cpu", lambda *_: [lambda: case])
+    run_suite("cpu", CPU, None, 1, tmp_path / "out.json")
+    assert "b does not run here: no kernel for this" in capsys.readouterr().out
+    (kept,) = json.loads((tmp_path / "out.json").read_text())["cases"]
+    assert kept["failed"] == {"b": "no kernel for this"}
+    assert [one["name"] for one in kept["rows"]] == ["a"]
+    assert [line[0] for line in kept["bounds"]] == ["tried: time: a / a"]
 
 
 def test_the_suite_of_the_gpu_as_far_as_a_cpu_runs_it(small, monkeypatch):
@@ -129,6 +172,12 @@ def test_on_the_command_line(small, tmp_path):
     told = [line[-1] for case in kept["cases"] for line in case["bounds"]]
     assert len(told) == 4 + 1 + 5  # and none of them for training in bf16
     assert set(told) <= {"met", "not met"}
+
+
+def test_a_suite_says_itself_what_is_measured(call):
+    code, _, err = call("bench", "tiny-pr-16", "--suite", "cpu", "--batch", "4")
+    assert code == 2
+    assert err.strip().endswith("leave out models, batch")
 
 
 @pytest.mark.parametrize(

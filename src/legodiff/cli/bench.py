@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from legodiff.cli.common import (
     check_place,
@@ -22,16 +20,21 @@ from legodiff.cli.common import (
     say,
 )
 from legodiff.cli.options import DeviceOption
-from legodiff.cli.suite import figure, markdown, run_suite, spread
+from legodiff.cli.suite import run_suite
+from legodiff.cli.tables import evaluations, images_drawn, markdown, narrow, spread
 
 if TYPE_CHECKING:
     from legodiff.evaluate.bench import Row
     from legodiff.evaluate.contenders import Contender, Drawing, Setting
 
-WIDTHS = {"": 12, "ms an image": 13, "ms": 13, "x time": 11}  # less would break a spread
+
+ALONE = ("models", "batch", "size", "precision", "train", "patches", "skip", "against")
+"""Arguments that a suite has no use for: it says itself what is measured."""
+GIVEN = ("COMMANDLINE", "ENVIRONMENT")
 
 
 def bench(
+    context: typer.Context,
     models: Annotated[
         list[str] | None,
         typer.Argument(help="Presets, run or model folders, Hub ids. By default lite-pr-16."),
@@ -43,7 +46,7 @@ def bench(
     rounds: Annotated[int, typer.Option(help="How often each is timed.", min=1)] = 10,
     device: DeviceOption = "auto",
     precision: Annotated[
-        str, typer.Option(help="fp32 or bf16; to train, bf16 is autocast.")
+        str, typer.Option(help="fp32 or bf16: rounded weights; to train, autocast.")
     ] = "fp32",
     train: Annotated[bool, typer.Option("--train", help="Loss and gradient of a batch.")] = False,
     patches: Annotated[
@@ -91,6 +94,10 @@ def bench(
     if threads:
         torch.set_num_threads(threads)
     if suite is not None:
+        sources = {name: context.get_parameter_source(name) for name in ALONE}
+        given = [name for name, source in sources.items() if source and source.name in GIVEN]
+        if given:
+            raise ValueError(f"--suite says itself what is measured; leave out {', '.join(given)}")
         kind = "cpu" if suite == "cpu" else device
         run_suite(suite, choose_device(kind), authors, rounds, out)
         return
@@ -159,9 +166,9 @@ def _report(
         f"and images. {here['machine']}, {here['threads']} threads, "
         f"{str(setting.precision).removeprefix('torch.')}, torch {here['torch']}."
     )
-    tables = [_evaluations(rows, ceiling)] + ([_drawings(ways)] if len(ways) > 1 else [])
+    tables = [evaluations(rows, ceiling)] + ([images_drawn(ways)] if len(ways) > 1 else [])
     for table in tables:
-        console.print(_narrow(table))
+        console.print(narrow(table))
     say(told)
     if out is None:
         return
@@ -189,66 +196,3 @@ def _report(
     bars = [(row.name, row.flops / 1e9, Spread.of(row.milliseconds)) for row in rows]
     cost_picture(out.with_suffix(".png"), bars, f"{what}, {here['machine']}")
     say(f"In {out}, and beside it the tables (.md) and a picture (.png).")
-
-
-def _evaluations(rows: "list[Row]", ceiling: "Row") -> list[list[str]]:
-    """A table, its header first."""
-    from legodiff.evaluate.bench import Spread, ratio
-
-    header = ["", "params", "GFLOPs", "x", "ms an image", "x time", "GEMM", "MB", "images/s"]
-    lines = [
-        [
-            row.name,
-            f"{row.parameters / 1e6:.2f} M",
-            *_cost(row, rows[0]),
-            f"{ratio(row.speed, ceiling.speed).median:.0%}",
-            "" if row.memory is None else figure(row.memory / 1e6),
-            figure(1e3 / Spread.of(row.milliseconds).median),
-        ]
-        for row in rows
-    ]
-    return [header, *lines]
-
-
-def _drawings(ways: "list[tuple[Drawing, Row]]") -> list[list[str]]:
-    """A table, its header first."""
-    header = ["an image drawn", "GFLOPs", "x", "ms", "x time", "solver", "steps", "NFE"]
-    lines = []
-    for way, row in ways:
-        counts = (str(way.method.steps), str(way.calls.total()))
-        lines.append([row.name, *_cost(row, ways[0][1]), way.method.sampler, *counts])
-    return [header, *lines]
-
-
-def _narrow(rows: list[list[str]]) -> Table:
-    """A table for a terminal: parts below the name of the whole, no images/s."""
-    header, *lines = rows
-    shown = [number for number, name in enumerate(header) if name != "images/s"]
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for number in shown:
-        table.add_column(
-            header[number],
-            justify="right" if number else "left",
-            min_width=WIDTHS.get(header[number]),
-        )
-    above = ""
-    for line in lines:
-        name, _, part = line[0].partition(": ")
-        if part and name != above:
-            table.add_row(name)
-        above = name
-        table.add_row(f"  {part}" if part else name, *(line[number] for number in shown[1:]))
-    return table
-
-
-def _cost(row: "Row", first: "Row") -> list[str]:
-    """FLOPs and milliseconds, each also as a ratio."""
-    from legodiff.evaluate.bench import Spread, ratio
-
-    times = ratio(row.milliseconds, first.milliseconds)
-    return [
-        figure(row.flops / 1e9),
-        f"{row.flops / first.flops:.2f}",
-        spread(Spread.of(row.milliseconds)),
-        "1" if row is first else f"{times.median:.2f} ({times.low:.2f}-{times.high:.2f})",
-    ]

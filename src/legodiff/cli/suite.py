@@ -8,18 +8,14 @@ from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
 from legodiff.cli.common import console, progress, say
+from legodiff.cli.tables import Lines, evaluations, markdown, narrow, spread
 
 if TYPE_CHECKING:
     import torch
 
-    from legodiff.evaluate.bench import Row, Spread
+    from legodiff.evaluate.bench import Candidate, Row, Spread
     from legodiff.evaluate.suites import Case
-
-Lines = list[list[str]]
 
 
 def run_suite(
@@ -42,13 +38,16 @@ def run_suite(
     machine = f"{here['machine']}, {here['threads']} threads, torch {here['torch']}"
     kept: list[dict[str, object]] = []
     pages, bounds = [], [["", "measured", "bound", ""]]
-    for case in suites[name](device, authors):
+    for build in suites[name](device, authors):
+        case = build()
         say(case.title)
+        entries, failed = _that_run(case)
         with progress() as show:
-            entries = [product(device, case.precision), *case.entries]
-            ceiling, *rows = measure(entries, rounds, device, show)
-        table = _rows(rows, ceiling)
-        console.print(_shown(table))
+            ceiling, *rows = measure(
+                [product(device, case.precision), *entries], rounds, device, show
+            )
+        table = evaluations(rows, ceiling, case.others)
+        console.print(narrow(table))
         found = _bounds(case, rows, ceiling)
         bounds += found
         kept.append(
@@ -57,27 +56,31 @@ def run_suite(
                 "product": asdict(ceiling),
                 "rows": [asdict(row) for row in rows],
                 "bounds": found,
+                "failed": failed,
             }
         )
         pages.append(f"### {case.title[0].upper()}{case.title[1:]}\n{markdown(table)}")
+        pages += [f"{name} does not run here: {reason}" for name, reason in failed.items()]
         if out is not None:
             _write(out, kept, [*pages, markdown(bounds), machine], here)
-    console.print(_shown(bounds))
+    console.print(narrow(bounds))
     say(f"{machine}. {rounds} rounds; median (10th to 90th percentile).")
     if out is not None:
         say(f"In {out}, and beside it the tables (.md).")
 
 
-def _rows(rows: "list[Row]", ceiling: "Row") -> Lines:
-    from legodiff.evaluate.bench import Spread, ratio
-
-    lines = [["", "ms an image", "x time", "GEMM", "MB"]]
-    for row in rows:
-        times = ratio(row.milliseconds, rows[0].milliseconds)
-        share = f"{ratio(row.speed, ceiling.speed).median:.0%}" if row.flops else ""
-        room = "" if row.memory is None else figure(row.memory / 1e6)
-        lines.append([row.name, spread(Spread.of(row.milliseconds)), spread(times), share, room])
-    return lines
+def _that_run(case: "Case") -> "tuple[list[Candidate], dict[str, str]]":
+    """The entries of a case, and why others cannot be measured here: told, and the rest goes on."""
+    entries, failed = [], {}
+    for entry in case.entries:
+        try:
+            entry.run()
+        except Exception as error:  # whatever a compiler or a driver of this machine raises
+            failed[entry.name] = " ".join(str(error).split())[:200] or type(error).__name__
+            say(f"{entry.name} does not run here: {failed[entry.name]}")
+        else:
+            entries.append(entry)
+    return entries, failed
 
 
 def _bounds(case: "Case", rows: "list[Row]", ceiling: "Row") -> Lines:
@@ -91,7 +94,7 @@ def _bounds(case: "Case", rows: "list[Row]", ceiling: "Row") -> Lines:
             f"{'at least' if bound.least else 'at most'} {bound.bound:g} {bound.unit}".strip(),
             "met" if bound.met(found) else "not met",
         ]
-        for bound in case.bounds
+        for bound in case.bounds(found)
     ]
 
 
@@ -106,32 +109,7 @@ def _write(
     from legodiff.store import write_atomically
 
     command = shlex.join(["legodiff", *sys.argv[1:]])
+    pages = [f"```sh\n{command}\n```", *pages]
     values = {"about": {**here, "command": command, "convention": CONVENTION}, "cases": kept}
     write_atomically(out, json.dumps(values, indent=1).encode())
     write_atomically(out.with_suffix(".md"), ("\n\n".join(pages) + "\n").encode())
-
-
-def _shown(lines: Lines) -> Table:
-    header, *rest = lines
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for number, name in enumerate(header):
-        table.add_column(name, justify="right" if number else "left")
-    for line in rest:
-        table.add_row(*line)
-    return table
-
-
-def spread(values: "Spread") -> str:
-    """A median, and in brackets where a tenth of the values are below and above."""
-    return f"{figure(values.median)} ({figure(values.low)}-{figure(values.high)})"
-
-
-def figure(value: float) -> str:
-    """Three digits, or all before the point."""
-    return f"{value:.0f}" if value >= 100 else f"{value:#.3g}"
-
-
-def markdown(table: Lines) -> str:
-    """A table, its header first."""
-    header, *lines = table
-    return "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *lines])

@@ -27,7 +27,10 @@ CLOSE = 1e-4
 
 
 class Theirs(nn.Module):
-    """Their network under EDM's preconditioning: a denoiser that can be trained."""
+    """Their network under EDM's preconditioning: a denoiser that can be trained.
+
+    In training mode it estimates by every brick, else by the last one.
+    """
 
     def __init__(self, code: ModuleType, name: str, spec: StackSpec) -> None:
         super().__init__()
@@ -40,13 +43,13 @@ class Theirs(nn.Module):
         )
 
     def forward(self, noisy: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
-        return self.eval()._estimates(noisy, sigma, labels)[-1]
+        return self._estimates(noisy, sigma, labels)[-1]
 
     def estimates(
         self, noisy: Tensor, sigma: Tensor, labels: Tensor | None = None, *_: Any, **__: Any
     ) -> list[Tensor]:
         """Of every brick."""
-        return self.train()._estimates(noisy, sigma, labels)
+        return self._estimates(noisy, sigma, labels)
 
     def _estimates(self, noisy: Tensor, sigma: Tensor, labels: Tensor | None) -> list[Tensor]:
         at = edm(sigma, self.spec.sigma_data)
@@ -102,9 +105,8 @@ def _check_same(own: LegoStack, theirs: Theirs) -> None:
     noisy = torch.randn(2, spec.channels, *spec.image_size, generator=chance)
     sigma = torch.tensor([0.2, 5.0])
     labels = torch.tensor([0, spec.classes]) if spec.classes else None
-    pairs = zip(
-        own.estimates(noisy, sigma, labels), theirs.estimates(noisy, sigma, labels), strict=True
-    )
+    every = theirs.train().estimates(noisy, sigma, labels)
+    pairs = zip(own.estimates(noisy, sigma, labels), every, strict=True)
     apart = max(float((one - other).abs().max()) for one, other in pairs)
     if not apart < CLOSE:
         raise ValueError(f"their code gives other estimates than ours, {apart:.1g} apart")

@@ -54,7 +54,7 @@ class Setting:
     batch: int
     device: torch.device
     precision: torch.dtype = torch.float32
-    """Below it stacks have their blocks rounded; other networks, and to train all, autocast."""
+    """Below it blocks of stacks and linear layers of others are rounded; to train, autocast."""
     train: bool = False
     """The loss of all bricks and its gradient, instead of an estimate."""
     patches: float = 1.0
@@ -90,7 +90,7 @@ def candidates(contender: Contender, setting: Setting) -> list[Candidate]:
     network = _prepared(contender.network or fresh(contender), setting)
     batch = _batch(contender, setting, setting.batch, setting.device)
     with torch.device("meta"):
-        weightless = contender.kind(contender.spec).to("meta")
+        weightless = contender.kind(contender.spec).to("meta").train(setting.train)
     one = _batch(contender, setting, 1, torch.device("meta"))
     return [
         Candidate(
@@ -105,9 +105,15 @@ def candidates(contender: Contender, setting: Setting) -> list[Candidate]:
 
 
 def _prepared(network: nn.Module, setting: Setting) -> nn.Module:
-    if isinstance(network, LegoStack) and not setting.train and setting.rounds:
-        network = copy.deepcopy(network).lower(setting.precision)
-    return network.to(setting.device)
+    if setting.rounds and not setting.train:
+        network = copy.deepcopy(network)
+        if isinstance(network, LegoStack):
+            network.lower(setting.precision)
+        else:  # else autocast would round them in every evaluation, and keep both
+            for layer in network.modules():
+                if isinstance(layer, nn.Linear | nn.Conv2d):
+                    layer.to(setting.precision)
+    return network.to(setting.device).train(setting.train)
 
 
 def fresh(contender: Contender) -> nn.Module:

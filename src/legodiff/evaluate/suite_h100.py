@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -20,8 +21,8 @@ from legodiff.evaluate.contenders import (
     fresh,
     of_stack,
 )
-from legodiff.evaluate.opponents import dit
-from legodiff.evaluate.suites import Bound, Case, compiled, time
+from legodiff.evaluate.opponents import diffusers, dit
+from legodiff.evaluate.suites import Bound, Build, Case, compiled, time
 from legodiff.model.brick import LegoBrick
 from legodiff.model.compiled import CompiledStack
 from legodiff.model.kernels import TILES, attend
@@ -37,16 +38,16 @@ IMAGES = 64
 STACK, RIVAL = "lego-xl-pg-32", "dit-xl-2-32"
 
 
-def h100(device: torch.device, authors: Path | None) -> Iterator[Case]:
-    """About ten minutes."""
+def h100(device: torch.device, authors: Path | None) -> Iterator[Build]:
+    """Meant for one H100. Theirs stands beside S alone: of L they have other depths."""
     for patches, heads, size in SHAPES:
         for images in (IMAGES // 4, 4 * IMAGES):
-            yield attention((images, patches, 4, 3, heads, size), device)
-    yield block(device)
-    yield sampling(device)
-    yield lone_image(device)
-    for name in ("lego-s-pg-64", "lego-l-pg-64"):
-        yield training(name, device, authors)
+            yield partial(attention, (images, patches, 4, 3, heads, size), device)
+    yield partial(block, device)
+    yield partial(sampling, device)
+    yield partial(lone_image, device)
+    for name, path in (("lego-s-pg-64", authors), ("lego-l-pg-64", None)):
+        yield partial(training, name, device, path)
 
 
 def attention(shape: tuple[int, ...], device: torch.device) -> Case:
@@ -167,7 +168,14 @@ def sampling(device: torch.device) -> Case:
         for kind in ("", ", compiled")
     ]
     entries = both(ours, setting) + both(rival, setting)
+    entries += stock(ours, setting)
     return Case(f"sampling, {IMAGES} latents of 32x32", device, BF16, entries, bounds)
+
+
+def stock(stack: Contender, setting: Setting) -> list[Candidate]:
+    """The DiT of diffusers beside a stack, where that is installed."""
+    rival = diffusers(stack.name, stack.spec, setting.size) if find_spec("diffusers") else None
+    return candidates(rival, setting) if rival else []
 
 
 def both(stack: Contender, setting: Setting) -> list[Candidate]:
@@ -229,6 +237,7 @@ def training(name: str, device: torch.device, authors: Path | None) -> Case:
         compiled(stack, setting),
         candidates(plain, setting)[0],
         compiled(plain, setting),
+        *stock(stack, setting),
     ]
     if authors is not None:
         entries += candidates(beside_authors(stack, authors)[1], setting)

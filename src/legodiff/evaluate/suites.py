@@ -6,6 +6,7 @@ its rows are held to. Bounds are never asserted: they are told, met or not.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -82,12 +83,16 @@ class Case:
     precision: torch.dtype
     entries: Sequence[Candidate]
     held_to: Sequence[Bound] = ()
+    others: Sequence[str] = ()
+    """Rows of another precision, which the matrix product beside them is no measure of."""
 
-    @property
-    def bounds(self) -> list[Bound]:
+    def bounds(self, rows: Rows) -> list[Bound]:
         """Those for which there are rows: not everyone has the authors' code."""
-        names = {CEILING, *(entry.name for entry in self.entries)}
-        return [bound for bound in self.held_to if names.issuperset(bound.rows)]
+        return [bound for bound in self.held_to if rows.keys() >= {*bound.rows}]
+
+
+Build = Callable[[], Case]
+"""Makes a case when its turn has come."""
 
 
 def compiled(stack: Contender, setting: Setting) -> Candidate:
@@ -96,7 +101,7 @@ def compiled(stack: Contender, setting: Setting) -> Candidate:
     network.load_state_dict((stack.network or fresh(stack)).state_dict())
     compile_blocks(network)
     alone = replace(stack, name=f"{stack.name}, compiled", network=network, parts=())
-    return replace(candidates(alone, setting)[0], followed=False)
+    return replace(candidates(alone, setting)[0], followed=setting.device.type != "cpu")
 
 
 THEIRS = "authors', fp32"
@@ -129,26 +134,30 @@ TARGETS = {
 """Title of a case of the CPU -> what it is held to."""
 
 
-def cpu(device: torch.device, authors: Path | None) -> Iterator[Case]:
+def cpu(device: torch.device, authors: Path | None) -> Iterator[Build]:
     """LEGO-S-PG at 64x64 beside plain DiTs and, with the same weights, the authors' model."""
-    size = (64, 64)
     own = of_stack("ours", PRESETS["lego-s-pg-64"], also=[(0, 1)])
     theirs: list[Contender] = []
     if authors is not None:
         own, found = beside_authors(own, authors)
         theirs = [replace(found, name=THEIRS)]
-    plain, stock = dit("ours", own.spec, size), diffusers("ours", own.spec, size)
-    assert plain is not None
-    assert stock is not None
-    rivals = [replace(plain, name="DiT", parts=()), replace(stock, name="diffusers' DiT")]
-    single = torch.float32
-    for title, held_to in TARGETS.items():
-        what, precision = title.split(", ")
-        train = what != "forward"
-        dtype = single if precision == "fp32" else torch.bfloat16
-        setting = Setting(size, 2 if train else 4, device, dtype, train=train)
-        entries = candidates(replace(own, parts=()) if train else own, setting)
-        entries += [compiled(own, setting)] if train else []
-        entries += [candidates(rival, setting)[0] for rival in rivals]
-        entries += [candidates(one, replace(setting, precision=single))[0] for one in theirs]
-        yield Case(title, device, dtype, entries, held_to)
+    for title in TARGETS:
+        yield partial(_beside_all, title, own, theirs, device)
+
+
+def _beside_all(
+    title: str, own: Contender, theirs: Sequence[Contender], device: torch.device
+) -> Case:
+    single, (what, precision) = torch.float32, title.split(", ")
+    train, dtype = what != "forward", single if precision == "fp32" else torch.bfloat16
+    setting = Setting((64, 64), 2 if train else 4, device, dtype, train=train)
+    entries = candidates(replace(own, parts=()) if train else own, setting)
+    entries += [compiled(own, setting)] if train else []
+    for make, name in ((dit, "DiT"), (diffusers, "diffusers' DiT")):
+        rival = make("ours", own.spec, setting.size)
+        assert rival is not None
+        entries += candidates(replace(rival, name=name, parts=()), setting)
+    for one in theirs:
+        entries += candidates(one, replace(setting, precision=single))
+    others = [one.name for one in theirs if dtype != single]
+    return Case(title, device, dtype, entries, TARGETS[title], others)
