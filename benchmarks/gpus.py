@@ -4,12 +4,13 @@
 
 Nothing is run here. FLOPs and parameters are counted; the rest are assumptions, which are options:
 an H100 at 40 % of the 798 TFLOP/s that a large bf16 product made on one; 300 GB/s inside of a node
-of eight; 320 GB/s from a node to others, which is eight cards of 400 Gbit/s at four fifths.
+of eight; 320 GB/s from a node to others, which is eight cards of 400 Gbit/s at four fifths. A ring
+through several nodes is as fast as the slower of the two.
 
     compute        images of a GPU x FLOPs of an image / (share x peak)
     communication  8 bytes x parameters x (n - 1) / n / bandwidth   (fp32 gradients, a ring)
     data           images a second x bytes of an image
-    a step         the larger of compute and communication, which overlap
+    a step         a third of compute, forward; then the rest or communication, which overlap
 """
 
 import argparse
@@ -30,11 +31,11 @@ def estimate(name: str, gpus: int, options: argparse.Namespace) -> list[str]:
     parameters = sum(brick_parameters(spec))
     images = options.batch / gpus
     compute = images * flops / (options.share * options.peak * 1e12)
-    bandwidth = options.inside if gpus <= NODE else options.beyond
+    bandwidth = options.inside if gpus <= NODE else min(options.inside, options.beyond)
     talk = 8 * parameters * (gpus - 1) / gpus / (bandwidth * 1e9)
-    step = max(compute, talk)
+    step = compute / 3 + max(2 * compute / 3, talk)
     size = spec.channels * spec.image_size[0] * spec.image_size[1] * (2 if latent else 1)
-    fewest = talk * options.share * options.peak * 1e12 / flops
+    fewest = 1.5 * talk * options.share * options.peak * 1e12 / flops
     return [
         *(name, str(gpus), f"{parameters / 1e6:.0f} M", f"{flops / 1e9:.0f}", f"{images:g}"),
         *(f"{1e3 * compute:.0f}", f"{1e3 * talk:.0f}", f"{compute / step:.0%}"),

@@ -12,6 +12,7 @@ it.
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -34,7 +35,7 @@ SIDES = (32, 64, 128, 256, 512)
 CANVASES = ((64, 64), (128, 128), (256, 256), (256, 1024), (1024, 1024), (1024, 4096))
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 PROCESSES, IMAGES = (1, 2), (64, 320)
-ROUNDS = 5
+ROUNDS, TURNS = 5, 3
 
 Row = dict[str, Any]
 
@@ -93,30 +94,36 @@ def canvases() -> list[Row]:
 
 
 def processes() -> list[Row]:
-    """Images a second of `legodiff sample`, without what it takes to start."""
+    """Images a second of `legodiff sample`, without what it takes to start, in turns."""
     found = []
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model"
         stack = fresh(of_stack(DRAWS, preset(DRAWS, channels=1)))
         assert isinstance(stack, LegoStack)
         LegoPipeline(stack).save_pretrained(model)
-        for count in PROCESSES:
-            seconds = []
-            for images in IMAGES:
-                out = Path(folder) / f"{count}-{images}"
-                words = ["sample", str(model), "--seeds", f"0-{images - 1}", "--out", str(out)]
-                start = ["-m", "torch.distributed.run", "--nproc-per-node", str(count), "-m", "--"]
-                began = time.perf_counter()
-                subprocess.run(
-                    [sys.executable, *start, "legodiff", *words, "--batch", "16"],
-                    env={**os.environ, "OMP_NUM_THREADS": "1"},
-                    check=True,
-                    capture_output=True,
-                )
-                seconds.append(time.perf_counter() - began)
-            speed = (IMAGES[1] - IMAGES[0]) / (seconds[1] - seconds[0])
-            found.append({"processes": count, "images a second": speed})
+        for turn in range(TURNS):
+            for count in PROCESSES:
+                few, many = (draw(model, count, images) for images in IMAGES)
+                speed = (IMAGES[1] - IMAGES[0]) / (many - few)
+                found.append({"turn": turn, "processes": count, "images a second": speed})
     return found
+
+
+def draw(model: Path, processes: int, images: int) -> float:
+    """Seconds in which so many processes draw so many images."""
+    out = model.parent / f"{processes}-{images}"
+    words = ["sample", str(model), "--seeds", f"0-{images - 1}", "--out", str(out)]
+    start = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "-m", "--"]
+    began = time.perf_counter()
+    subprocess.run(
+        [sys.executable, *start, "legodiff", *words, "--batch", "16"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=True,
+        capture_output=True,
+    )
+    seconds = time.perf_counter() - began
+    shutil.rmtree(out)
+    return seconds
 
 
 PARTS: dict[str, Callable[[], list[Row]]] = {

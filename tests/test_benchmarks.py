@@ -5,6 +5,7 @@ import runpy
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from conftest import awaken, judges
 from PIL import Image
@@ -159,11 +160,21 @@ def test_scale(monkeypatch, capsys, tmp_path):
     module = benchmark(monkeypatch, "scale", "--out", out)
     small = {"MODEL": "lite-pr-16", "SIDES": (16, 32), "BATCHES": (1, 2), "ROUNDS": 1}
     small |= {"CANVASES": ((16, 16), (32, 48)), "PROCESSES": (1, 2), "IMAGES": (2, 8)}
-    module["main"].__globals__.update(small | {"DRAWS": "tiny-pr-16"})
+    small |= {"DRAWS": "tiny-pr-16", "TURNS": 1}
+    real = module["draw"]
+    times = []
+
+    def draw(model, processes, images):
+        if not times:
+            times.append(real(model, 2, 3))
+        return 1 + images / (10 * processes)
+
+    module["main"].__globals__.update(small | {"draw": draw})
     module["main"]()
+    assert times[0] > 0
     kept = json.loads(out.read_text())
-    assert [row["processes"] for row in kept["processes"]] == [1, 2]
-    assert all(row["images a second"] for row in kept["processes"])
+    speeds = [(row["processes"], row["images a second"]) for row in kept["processes"]]
+    assert speeds == [(1, pytest.approx(10)), (2, pytest.approx(20))]
     assert {row["side"] for row in kept["images"]} == {16, 32}
     assert {row["batch"] for row in kept["batches"]} == {1, 2}
     assert len(kept["canvases"]) == 2 * 3

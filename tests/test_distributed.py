@@ -107,11 +107,18 @@ def test_dropped_bricks_work_on_two_processes(tmp_path, parallel):
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_compiled_blocks_work_on_two_processes(tmp_path, monkeypatch, parallel):
-    quick = partial(compile_blocks, backend="aot_eager")  # the real one takes a minute
-    monkeypatch.setattr("legodiff.train.learner.compile_blocks", quick)
+    (graphs := tmp_path / "graphs").mkdir()
+
+    def quick(graph, _):  # the real one takes a minute
+        (graphs / str(os.getpid())).touch()
+        return graph
+
+    telling = partial(compile_blocks, backend=quick)
+    monkeypatch.setattr("legodiff.train.learner.compile_blocks", telling)
     changes = {"train__parallel": parallel, "train__brick_dropout": 0.5}
     together(tmp_path / "1", 1, **changes)
     together(tmp_path / "2", 2, **changes, train__compile="true")
+    assert len(list(graphs.iterdir())) == 2
     assert apart(weights(tmp_path / "1"), weights(tmp_path / "2")) < 1e-5
 
 

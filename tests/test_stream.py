@@ -1,13 +1,16 @@
 import os
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from small_runs import Bars
 
 from legodiff.data import Unreadable, index_at
+from legodiff.train import stream
 from legodiff.train.distributed import World
-from legodiff.train.stream import Stream, batches
+from legodiff.train.stream import READERS, Stream, batches
 
 
 class Numbered(Bars):
@@ -128,3 +131,22 @@ def _children():
     import multiprocessing
 
     return [child.pid for child in multiprocessing.active_children()]
+
+
+@pytest.mark.parametrize(
+    ("workers", "device", "expected"),
+    [(None, "cpu", 0), (None, "cuda", READERS), (0, "cuda", 0), (3, "cpu", 3)],
+)
+def test_who_reads(monkeypatch, workers, device, expected):
+    """Where nothing is said, a GPU does not wait for the reading of images."""
+    seen = []
+
+    def loader(*_, num_workers, **__):
+        seen.append(num_workers)
+        return []
+
+    monkeypatch.setattr(stream, "DataLoader", loader)
+    world = SimpleNamespace(rank=0, size=1, device=torch.device(device))
+    how = {"start": 0, "stop": 0, "batch": 16, "micro_batch": 16, "workers": workers}
+    assert list(batches(Numbered(), 0, **how, world=world)) == []
+    assert seen == [expected]

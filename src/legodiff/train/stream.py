@@ -15,6 +15,7 @@ from legodiff.train.distributed import World
 
 # How many reading processes there are is the user's choice.
 warnings.filterwarnings("ignore", message="This DataLoader will create")
+READERS = 4
 AUGMENT = 0xA  # tells the draws of a flip or a latent from those of the order
 
 
@@ -58,13 +59,16 @@ def batches(
     stop: int,
     batch: int,
     micro_batch: int,
-    workers: int,
+    workers: int | None,
     world: World,
 ) -> Generator[Batch]:
     """The micro-batches of this process, for the steps from image ``start`` to beyond ``stop``.
 
     A step of ``batch`` images is cut into equal parts, one for each process, by position.
+    ``workers`` are processes that read ahead; None: some where a GPU would wait.
     """
+    if workers is None:
+        workers = READERS if world.device.type == "cuda" else 0
     ranges = _MicroBatches(start, stop, batch, micro_batch, world)
     loader = DataLoader(
         Stream(data, seed),
