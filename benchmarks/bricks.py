@@ -3,13 +3,17 @@
     python benchmarks/bricks.py cost --out costs.json
     python benchmarks/bricks.py run glyphs emoji --costs costs.json --seconds 300 --out rows.jsonl
     python benchmarks/bricks.py table rows.jsonl
+    python benchmarks/bricks.py judge rows.jsonl
 
 ``cost`` measures a training step of every rival, in turns, in seconds of one CPU core. ``run``
 gives each as many images as fit into ``--seconds`` at that cost, so that what else the machine does
-has no part in it; rows that are there already are left out. A row holds the loss on held-out images
-in three bands of noise, Frechet distances in pooled features of 500 samples (of 12 steps; of as
-many as the same FLOPs buy each; the latter without the top brick in the higher half of the levels)
-and seams: the gradient of samples across such borders against elsewhere, over that of real images.
+has no part in it (steps of the optimizer, a hundredth of it, are not counted); rows that are there
+already are left out. ``judge`` judges the models that were kept anew.
+
+A row holds the loss on held-out images in three bands of noise; Frechet distances in pooled
+features of 500 samples: of 12 steps of Heun, of as many of DPM-Solver++ as the same FLOPs buy, and
+of these without the top brick in the higher half of the levels; and seams, the gradient of samples
+across such borders against elsewhere, over that of real images.
 """
 
 import argparse
@@ -43,7 +47,7 @@ from legodiff.train.loop import train
 Rival = tuple[int, list[tuple[Any, ...]]]
 CPU = torch.device("cpu")
 BATCH, DRAWN, JUDGED, STEPS = 32, 500, 256, 12  # images but for the last
-EQUAL = 3e9  # FLOPs of an image, for all rivals alike
+EQUAL = 6e9  # FLOPs of an image, for all rivals alike
 MEAN, STD = -0.8, 1.2
 SEAMS = {"seams 4": 4, "seams 8": 8, "seams 16": 16}
 QUANTILES = [0.05, 0.15, 0.25, 0.4, 0.5, 0.6, 0.75, 0.85, 0.95]
@@ -55,6 +59,8 @@ RIVALS: dict[str, Rival] = {
     "dit l8 w192 d4": (192, [("image", 8, 4)]),
     "dit l8 w256 d3": (256, [("image", 8, 3)]),
     "dit l8 w128 d8": (128, [("image", 8, 8)]),
+    "dit l4 w64 d2": (64, [("image", 4, 2)]),
+    "dit l4 w96 d2": (96, [("image", 4, 2)]),
     "dit l4 w64 d3": (64, [("image", 4, 3)]),
     "dit l4 w96 d3": (96, [("image", 4, 3)]),
     "dit l4 w96 d6": (96, [("image", 4, 6)]),
@@ -146,6 +152,34 @@ def run(name: str, data: str, seed: int, seconds: float, options: argparse.Names
     codec = PixelCodec.fit(np.array(learnt.images[:2000]), 0.5)
     with tempfile.TemporaryDirectory() as folder:
         pipe = train(config, learnt, codec, Path(folder), say=lambda _: None)
+    pipe.save_pretrained(place(options.out, key))
+    row = key | judged(pipe, learnt, held, place(options.out, key))
+    with options.out.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    print(json.dumps(row), flush=True)
+
+
+def judge_again(path: Path, cache: Path) -> None:
+    """Judges the models that are kept anew, in the rows of a file."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for number, row in enumerate(rows):
+        where = place(path, row)
+        found = judged(LegoPipeline.from_pretrained(where), *load(row["data"], cache), where)
+        rows[number] = {key: row[key] for key in KEY} | found
+        path.write_text("".join(json.dumps(one) + "\n" for one in rows))
+
+
+KEY = ("data", "name", "seed", "seconds", "rate", "changes", "images")
+
+
+def place(out: Path, row: dict[str, Any]) -> Path:
+    """The folder of a model; its samples are beside it."""
+    words = [row["data"], row["name"], row["seed"], f"{row['seconds']:g}", f"{row['rate']:g}"]
+    return out.with_suffix("") / "-".join(map(str, [*words, *row["changes"]])).replace(" ", "-")
+
+
+def judged(pipe: LegoPipeline, learnt: Pictures, held: Pictures, where: Path) -> dict[str, float]:
+    """What a rival is worth; some of its samples are saved."""
     found = held_out(pipe, held)
     spec: StackSpec = pipe.stack.spec
     flops = [subset_flops(spec, range(top), (64, 64)) for top in range(1, len(spec.bricks) + 1)]
@@ -156,11 +190,13 @@ def run(name: str, data: str, seed: int, seconds: float, options: argparse.Names
     named = bool(learnt.class_names)
     drawn = draw(pipe, named, STEPS)
     found["fd"] = frechet_distance(features(drawn), known)
-    equal = draw(pipe, named, affordable(flops[-1]))
+    steps = max(3, int(EQUAL / flops[-1]))
+    equal = draw(pipe, named, steps, sampler="dpmpp_2m")
     found["fd equal"] = frechet_distance(features(equal), known)
     if len(flops) > 1:  # the top brick in the lower half of the levels only
-        steps = affordable((flops[-1] + flops[-2]) / 2)
-        some = draw(pipe, named, steps, plan=pipe.paper_plan(0.5, steps))
+        steps = max(3, int(2 * EQUAL / (flops[-1] + flops[-2])))
+        plan = pipe.paper_plan(0.5, steps, "dpmpp_2m")
+        some = draw(pipe, named, steps, sampler="dpmpp_2m", plan=plan)
         found["fd skip"] = frechet_distance(features(some), known)
 
     pixels, truth = (np.moveaxis(images, 1, -1) for images in (drawn, real[:DRAWN]))
@@ -168,20 +204,9 @@ def run(name: str, data: str, seed: int, seconds: float, options: argparse.Names
         borders = range(side, 64, side)
         ours, theirs = (seams(one, borders, borders).ratio for one in (pixels, truth))
         found[column] = ours / theirs
-    row = {**key, **found, "flops": flops[-1]}
-    words = [data, name, seed, f"{seconds:g}", f"{options.rate:g}", *options.changes]
-    place = options.out.with_suffix("") / "-".join(map(str, words)).replace(" ", "-")
-    pipe.save_pretrained(place)
     samples = [Image.fromarray(image.squeeze()) for image in pixels[:32]]
-    save_png(place.with_name(f"{place.name}.png"), grid(samples, columns=16))
-    with options.out.open("a") as file:
-        file.write(json.dumps(row) + "\n")
-    print(json.dumps(row), flush=True)
-
-
-def affordable(flops: float) -> int:
-    """The steps of Heun's method that ``EQUAL`` buys, at least three."""
-    return max(3, int(EQUAL / flops + 1) // 2)
+    save_png(where.with_name(f"{where.name}.png"), grid(samples, columns=16))
+    return found | {"flops": flops[-1]}
 
 
 def draw(pipe: LegoPipeline, named: bool, steps: int, **how: Any) -> np.ndarray:
@@ -235,12 +260,17 @@ def main() -> None:
     runs.add_argument("--set", dest="changes", action="append", default=[])
     runs.add_argument("--out", type=Path, required=True)
     runs.add_argument("--cache", type=Path, default=Path("runs/pictures64"))
+    again = commands.add_parser("judge")
+    again.add_argument("rows", type=Path)
+    again.add_argument("--cache", type=Path, default=Path("runs/pictures64"))
     tables = commands.add_parser("table")
     tables.add_argument("rows", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.command == "cost":
         cost(options.names, options.out, options.rounds)
+    elif options.command == "judge":
+        judge_again(options.rows, options.cache)
     elif options.command == "table":
         table(options.rows)
     else:

@@ -149,6 +149,12 @@ def test_bricks(monkeypatch, capsys, tmp_path):
         assert ("fd skip" in row) == (row["name"] == "lego")
     assert len(list(out.with_suffix("").glob("*.png"))) == 4
     capsys.readouterr()
+    again = benchmark(monkeypatch, "bricks", "judge", out, "--cache", tmp_path / "cache")
+    again["main"].__globals__.update(small)
+    again["main"]()
+    for one, row in zip(out.read_text().splitlines(), rows, strict=True):
+        assert {**json.loads(one), "changes": 0} == pytest.approx({**row, "changes": 0}, rel=1e-4)
+    capsys.readouterr()
     benchmark(monkeypatch, "bricks", "table", out)["main"]()
     table = capsys.readouterr().out.splitlines()
     assert len(table) == 2 + 2

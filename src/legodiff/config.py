@@ -132,7 +132,7 @@ class TrainConfig(Part):
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """Several processes: each with the whole network, or each with a part of it."""
     workers: Annotated[int, Field(ge=0)] | None = None
-    """Processes that read images ahead; 0 reads between steps. None: 4 to train on a GPU, else 0."""
+    """Processes that read images ahead; 0 reads between steps. None: 4 on a GPU, else 0."""
     checkpoint_images: Annotated[int, Field(ge=1)] = 100_000
     keep: Annotated[int, Field(ge=1)] = 3
     """Newest checkpoints to keep, beside the best."""
