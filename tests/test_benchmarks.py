@@ -153,7 +153,10 @@ def test_bricks(monkeypatch, capsys, tmp_path):
     again["main"].__globals__.update(small)
     again["main"]()
     for one, row in zip(out.read_text().splitlines(), rows, strict=True):
-        assert {**json.loads(one), "changes": 0} == pytest.approx({**row, "changes": 0}, rel=1e-4)
+        assert (told := json.loads(one)).keys() == row.keys()
+        for key, value in row.items():
+            same = pytest.approx(value, rel=1e-4) if isinstance(value, float) else value
+            assert told[key] == same
     capsys.readouterr()
     benchmark(monkeypatch, "bricks", "table", out)["main"]()
     table = capsys.readouterr().out.splitlines()

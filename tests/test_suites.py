@@ -13,7 +13,7 @@ from legodiff.cli.suite import run_suite
 from legodiff.evaluate import suite_h100, suites
 from legodiff.evaluate.bench import Candidate, Row, Spread, measure
 from legodiff.evaluate.suite_h100 import attend, elementwise, flexible, h100, products
-from legodiff.evaluate.suites import CEILING, THEIRS, Bound, cpu, memory, share, time
+from legodiff.evaluate.suites import CEILING, HALF, THEIRS, Bound, cpu, memory, share, time
 from legodiff.model.compiled import CompiledStack, compile_blocks
 from legodiff.model.presets import PRESETS
 
@@ -87,7 +87,9 @@ def test_the_suite_of_the_cpu(small):
     assert "FLOP/s: ours / matrix product" in bounds
     assert not any("authors" in bound for bound in bounds)
     rows, bounds = found["training step, fp32"]
-    assert set(rows) == {"ours", "ours, compiled", "DiT", "diffusers' DiT", CEILING}
+    names = {"ours", "ours, compiled", HALF, "DiT", "diffusers' DiT", CEILING}
+    assert set(rows) == names
+    assert rows[HALF].flops < rows["ours"].flops
     assert rows["ours, compiled"].memory is None
     assert "memory: ours / DiT" in bounds
 
@@ -170,7 +172,7 @@ def test_on_the_command_line(small, tmp_path):
     assert "FLOP/s: ours / matrix product" in page
     assert "at most 0.55" in page
     told = [line[-1] for case in kept["cases"] for line in case["bounds"]]
-    assert len(told) == 4 + 1 + 5  # and none of them for training in bf16
+    assert len(told) == 4 + 1 + 7  # and none of them for training in bf16
     assert set(told) <= {"met", "not met"}
 
 

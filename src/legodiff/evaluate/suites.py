@@ -105,6 +105,7 @@ def compiled(stack: Contender, setting: Setting) -> Candidate:
 
 
 THEIRS = "authors', fp32"
+HALF = "ours, half of the patches"
 TARGETS = {
     "forward, fp32": (
         time(THEIRS, "ours", 2.0, least=True),
@@ -122,8 +123,10 @@ TARGETS = {
         time(THEIRS, "ours, compiled", 1.8, least=True),
         time("ours", "DiT", 0.5),
         time("ours, compiled", "DiT", 0.5),
+        time(HALF, "DiT", 0.5),
         time("ours, compiled", "diffusers' DiT", 0.5),
         memory("ours", "DiT", 0.6),
+        memory(HALF, "DiT", 0.6),
         memory("ours", "diffusers' DiT", 0.6),
     ),
     "training step, bf16": (
@@ -152,7 +155,9 @@ def _beside_all(
     train, dtype = what != "forward", single if precision == "fp32" else torch.bfloat16
     setting = Setting((64, 64), 2 if train else 4, device, dtype, train=train)
     entries = candidates(replace(own, parts=()) if train else own, setting)
-    entries += [compiled(own, setting)] if train else []
+    if train:
+        half = candidates(replace(own, parts=()), replace(setting, patches=0.5))[0]
+        entries += [compiled(own, setting), replace(half, name=HALF)]
     for make, name in ((dit, "DiT"), (diffusers, "diffusers' DiT")):
         rival = make("ours", own.spec, setting.size)
         assert rival is not None
