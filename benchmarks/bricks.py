@@ -7,8 +7,8 @@
 
 ``cost`` measures a training step of every rival, in turns, in seconds of one CPU core. ``run``
 gives each as many images as fit into ``--seconds`` at that cost, so that what else the machine does
-has no part in it (steps of the optimizer, a hundredth of it, are not counted); rows that are there
-already are left out. ``judge`` judges the models that were kept anew.
+has no part in it (steps of the optimizer are not counted); rows that are there already are left
+out. ``judge`` judges the models that were kept anew.
 
 A row holds the loss on held-out images in three bands of noise; Frechet distances in pooled
 features of 500 samples: of 12 steps of Heun, of as many of DPM-Solver++ as the same FLOPs buy, and
@@ -167,11 +167,8 @@ def judge_again(path: Path, cache: Path) -> None:
     for number, row in enumerate(rows):
         where = place(path, row)
         found = judged(LegoPipeline.from_pretrained(where), *load(row["data"], cache), where)
-        rows[number] = {key: row[key] for key in KEY} | found
+        rows[number] = row | found
         path.write_text("".join(json.dumps(one) + "\n" for one in rows))
-
-
-KEY = ("data", "name", "seed", "seconds", "rate", "changes", "images")
 
 
 def place(out: Path, row: dict[str, Any]) -> Path:

@@ -6,6 +6,7 @@ import torch
 from conftest import awaken
 from PIL import Image
 from test_cost import by_hand
+from torch import nn
 
 from legodiff import BrickSpec, LegoPipeline, LegoStack, SkipPlan, StackSpec, preset
 from legodiff.config import load_config
@@ -24,6 +25,7 @@ from legodiff.evaluate.bench import (
 from legodiff.evaluate.contenders import Contender, Setting, candidates, drawings, drawn, of_stack
 from legodiff.evaluate.opponents import OPPONENTS, gather
 from legodiff.evaluate.uvit import UViT
+from legodiff.model import kernels
 from legodiff.model.cost import brick_parameters, shared_flops, subset_flops
 from legodiff.model.presets import PRESETS
 from legodiff.model.spec import ForeignSpec
@@ -185,6 +187,31 @@ def test_products_have_the_precision_asked_for(precision):
     assert seen == [precision]
 
 
+class Wide(nn.Module):
+    """A network of others, of which nearly all is one layer."""
+
+    def __init__(self, spec):
+        super().__init__()
+        self.layer = nn.Linear(spec.image_size[1], 10_000)
+
+    def forward(self, noisy, sigma, labels=None):
+        return noisy + self.layer(noisy).mean()
+
+
+def test_networks_of_others_do_not_pay_for_rounding():
+    """In bf16 they are rounded once, and copies of their weights are no activations."""
+    spec = preset("tiny-pr-16", channels=1)
+    network, found = Wide(spec), {}
+    for precision in (torch.float32, torch.bfloat16):
+        (entry,) = candidates(
+            Contender("wide", Wide, spec, network), Setting((16, 16), 1, CPU, precision)
+        )
+        found[precision] = peak_memory(entry.run, CPU)
+    weights = 2 * 16 * 10_000  # bytes in bf16
+    assert found[torch.bfloat16] < found[torch.float32] < found[torch.bfloat16] + weights * 2
+    assert network.layer.weight.dtype == torch.float32
+
+
 def opponents(name, size=(64, 64), against=tuple(OPPONENTS)):
     return gather([of_stack(name, PRESETS[name])], against, size)[1:]
 
@@ -329,6 +356,13 @@ def test_the_product_counts_its_own():
     entry = product(CPU, torch.bfloat16)
     assert entry.flops == 2 * PRODUCT["cpu"] ** 3
     assert entry.run().shape == (PRODUCT["cpu"],) * 2
+
+
+def test_the_product_is_by_what_is_fastest_here(quick, monkeypatch):
+    monkeypatch.setattr(kernels, "prefers_one_dnn", lambda: True)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        product(CPU, torch.float32).run()
+    assert "mkldnn::_linear_pointwise" in {event.key for event in profile.key_averages()}
 
 
 @pytest.fixture

@@ -180,7 +180,7 @@ def test_scale(monkeypatch, capsys, tmp_path):
 
     module["main"].__globals__.update(small | {"draw": draw})
     module["main"]()
-    assert times[0] > 0
+    assert len(times) == 1  # one was drawn in earnest
     kept = json.loads(out.read_text())
     speeds = [(row["processes"], row["images a second"]) for row in kept["processes"]]
     assert speeds == [(1, pytest.approx(10)), (2, pytest.approx(20))]

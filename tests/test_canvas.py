@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from legodiff.diffusion.canvas import Regions, Windows, across, boxes, label_map, windowed
+from legodiff.diffusion.canvas import Windows, windowed
+from legodiff.diffusion.regions import Regions, across
 from legodiff.diffusion.samplers import SAMPLERS
 from legodiff.noise import karras_sigmas
 
@@ -173,27 +174,6 @@ def test_regions_give_each_pixel_its_class_and_mix_at_the_border():
     assert sorted(asked) == [1, 1, 5, 5]  # the window in the middle is asked for both
 
 
-@pytest.mark.parametrize("wrap", WRAPS)
-def test_masks_add_up_to_one(wrap):
-    labels = torch.randint(0, 4, (5, 7), generator=torch.Generator().manual_seed(0))
-    for blend in (0, 1, 6, 100):
-        regions = label_map(labels, (20, 30), blend, wrap)
-        assert regions.masks.shape == (4, 20, 30)
-        assert regions.masks.min() >= 0
-        assert torch.allclose(regions.masks.sum(0), torch.ones(20, 30), atol=1e-5)
-    one = label_map(torch.tensor([[0, 1]]), (4, 10), 2, wrap).masks[1, 0]
-    assert one[0].item() == pytest.approx(0.4 if wrap[1] else 0.0)
-
-
-def test_boxes_lie_on_each_other_and_on_the_background():
-    regions = boxes([(1, (0, 0, 1, 0.5)), (2, (0.5, 0.25, 1, 1))], (4, 8), background=9)
-    assert regions.labels == (1, 2, 9)
-    found = torch.tensor(regions.labels)[regions.masks.argmax(0)]
-    assert found.tolist() == [[1, 1, 1, 1, 9, 9, 9, 9]] * 2 + [[1, 1, 2, 2, 2, 2, 2, 2]] * 2
-    with pytest.raises(ValueError, match=r"region 3: 0, 0.5, 1, 0.5 is no box"):
-        boxes([(3, (0, 0.5, 1, 0.5))], (4, 8), 9)
-
-
 def test_nonsense_is_refused():
     for words, message in (
         ({"stride": 0}, "stride is 0; it must be from 1 to the window's 8"),
@@ -203,5 +183,3 @@ def test_nonsense_is_refused():
     ):
         with pytest.raises(ValueError, match=message):
             Windows((8, 8), **words)
-    with pytest.raises(ValueError, match="blend is -1"):
-        across([0, 1], (8, 8), blend=-1)

@@ -69,6 +69,25 @@ def test_nothing_compiles_inside_a_run(stack):
             assert np.abs(np.asarray(one).astype(int) - np.asarray(other)).max() <= 1
 
 
+@pytest.mark.parametrize(
+    ("options", "copied"),
+    [({"mode": "reduce-overhead"}, True), ({"mode": "max-autotune"}, True), ({}, False)],
+)
+@torch.no_grad()
+def test_what_the_next_call_overwrites_is_copied(stack, monkeypatch, options, copied):
+    """CUDA graphs give the same memory each time."""
+    memory = torch.empty(2, 1, 16, 16)
+
+    def recorded(run, **_):
+        return lambda *inputs: [memory.copy_(run(*inputs)[-1])]
+
+    monkeypatch.setattr(torch, "compile", recorded)
+    compiled, one, other = CompiledStack(stack, **options), inputs(2), inputs(2)
+    first = compiled(*one)
+    compiled(*other)
+    assert torch.equal(first, stack(*one)) == copied
+
+
 def test_without_a_compiler_there_is_a_line(stack):
     def broken(graph, inputs):
         raise RuntimeError("no C++ here")

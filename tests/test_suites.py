@@ -180,6 +180,8 @@ def test_a_suite_says_itself_what_is_measured(call):
     code, _, err = call("bench", "tiny-pr-16", "--suite", "cpu", "--batch", "4")
     assert code == 2
     assert err.strip().endswith("leave out models, batch")
+    code, _, err = call("bench", "--suite", "cpu", "--device", "cuda")
+    assert (code, err) == (2, "error: --suite cpu --device cuda: it is measured on the CPU\n")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from legodiff import LegoStack, SkipPlan, preset
-from legodiff.diffusion.canvas import Windows, across, windowed
+from legodiff.diffusion.canvas import Windows, windowed
+from legodiff.diffusion.regions import across
 from legodiff.drawing import draw
 from legodiff.sampling import Method, Sampling
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from legodiff.codec import Codec, to_pil
 from legodiff.diffusion import Denoise
-from legodiff.diffusion.canvas import Regions, Windows, windowed
+from legodiff.diffusion.canvas import Windows, windowed
+from legodiff.diffusion.regions import Regions
 from legodiff.diffusion.samplers import SAMPLERS
 from legodiff.diffusion.skipping import SkipPlan
 from legodiff.model.compiled import CompiledStack

@@ -62,8 +62,8 @@ def beta_sigmas(
 
     ``kind``: betas "linear" (Ho et al. 2020, section 4), "scaled_linear" in their roots (latent
     diffusion), or of the "squaredcos_cap_v2" of Nichol & Dhariwal 2021. ``zero_snr`` moves the last
-    entry to pure noise (Lin et al. 2024), here 1e6. Returns float64 of shape (steps,), rising;
-    entry t is the noise level of timestep t. Raises ValueError for another kind.
+    entry to pure noise (Lin et al. 2024), here 1e6. Returns float64 of shape (steps,), rising, on
+    ``device``; entry t is the noise level of timestep t. Raises ValueError for another kind.
     """
     wide = torch.float64
     if kind == "linear":

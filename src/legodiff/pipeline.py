@@ -13,8 +13,9 @@ from legodiff import folders
 from legodiff.budgets import chosen, cost, paper_plan
 from legodiff.codec import Codec, PixelCodec
 from legodiff.diffusion import Denoise
-from legodiff.diffusion.canvas import Regions, Windows
+from legodiff.diffusion.canvas import Windows
 from legodiff.diffusion.guidance import EVERYWHERE
+from legodiff.diffusion.regions import Regions
 from legodiff.diffusion.skipping import SkipPlan
 from legodiff.drawing import Samples, draw, draw_images
 from legodiff.hub import Origin, Pushed

@@ -27,10 +27,8 @@ if TYPE_CHECKING:
     from legodiff.evaluate.bench import Row
     from legodiff.evaluate.contenders import Contender, Drawing, Setting
 
-
 ALONE = ("models", "batch", "size", "precision", "train", "patches", "skip", "against")
 """Arguments that a suite has no use for: it says itself what is measured."""
-GIVEN = ("COMMANDLINE", "ENVIRONMENT")
 
 
 def bench(
@@ -95,11 +93,14 @@ def bench(
         torch.set_num_threads(threads)
     if suite is not None:
         sources = {name: context.get_parameter_source(name) for name in ALONE}
-        given = [name for name, source in sources.items() if source and source.name in GIVEN]
+        given = [
+            name for name, source in sources.items() if source and source.name == "COMMANDLINE"
+        ]
         if given:
             raise ValueError(f"--suite says itself what is measured; leave out {', '.join(given)}")
-        kind = "cpu" if suite == "cpu" else device
-        run_suite(suite, choose_device(kind), authors, rounds, out)
+        if suite == "cpu" and device not in ("auto", "cpu"):
+            raise ValueError(f"--suite cpu --device {device}: it is measured on the CPU")
+        run_suite(suite, choose_device("cpu" if suite == "cpu" else device), authors, rounds, out)
         return
     if authors is not None and size is not None:
         raise ValueError("--size: the authors' model has the one it was made for; leave it out")

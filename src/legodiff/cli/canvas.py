@@ -33,7 +33,7 @@ from legodiff.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from legodiff.diffusion.canvas import Regions
+    from legodiff.diffusion.regions import Regions
     from legodiff.drawing import Samples
     from legodiff.pipeline import LegoPipeline
 
@@ -178,7 +178,7 @@ def _regions(
     import torch
     from PIL import Image
 
-    from legodiff.diffusion.canvas import across, boxes, label_map
+    from legodiff.diffusion.regions import across, boxes, label_map
 
     if labels is not None and regions is not None:
         raise ValueError("give --labels or --regions, not both")

@@ -64,13 +64,12 @@ def about(model: Model, seed: int, made: Trained) -> dict[str, Any]:
 def judged(pipe: LegoPipeline, method: Method, setting: Setting) -> dict[str, Any]:
     """The metrics of what a model draws by a method, by their names without their tails.
 
-    What was judged before is found again.
+    What was judged before is found again; a path of data stands for what it holds.
     """
-    scale, labels = setting.scale, setting.labels(pipe)
-    kept = setting.judged(pipe, method, labels)
-    known = json.loads(kept.read_text()) if kept.is_file() else None
-    known = setting.world.share(known)
+    scale, kept = setting.scale, setting.metrics_file(pipe, method)
+    known = setting.world.share(json.loads(kept.read_text()) if kept.is_file() else None)
     if known is None:
+        labels = setting.labels(pipe)
         images = drawn_images(pipe, method, scale.samples, labels, setting.batch)
         found = evaluate(
             images,

@@ -57,10 +57,10 @@ class Setting:
         classes = pipe.stack.spec.classes
         return list(range(classes)) if classes and self.scale.labelled else [None]
 
-    def judged(self, pipe: LegoPipeline, method: Method, labels: list[int | None]) -> Path:
-        """The file that keeps what a model's images were judged to be."""
+    def metrics_file(self, pipe: LegoPipeline, method: Method) -> Path:
+        """What keeps the metrics of a model's images: named by all that decides them."""
         scale = self.scale
-        how = (scale.data, scale.reference, scale.features, scale.samples, labels)
+        how = (scale.data, scale.reference, scale.features, scale.samples, self.labels(pipe))
         return self.out / "judged" / f"{_digest([pipe.fingerprint, asdict(method), how])}.json"
 
 
