@@ -1,36 +1,37 @@
-"""Do bricks pay? Stacks against plain DiTs at 64x64, after the same time of training.
+"""Do bricks pay? Stacks against plain DiTs, after the same time of training, at ``--side`` pixels.
 
     python benchmarks/bricks.py cost --out costs.json
     python benchmarks/bricks.py run glyphs emoji --costs costs.json --seconds 300 --out rows.jsonl
+    python benchmarks/bricks.py draw rows.jsonl --seconds 300
     python benchmarks/bricks.py table rows.jsonl
-    python benchmarks/bricks.py judge rows.jsonl
 
 ``cost`` measures a training step of every rival, in turns, in seconds of one CPU core. ``run``
 gives each as many images as fit into ``--seconds`` at that cost, so that what else the machine does
-has no part in it (steps of the optimizer are not counted); rows that are there already are left
-out. ``judge`` judges the models that were kept anew.
+has no part in it (steps of the optimizer are not counted), and writes a row: the loss on held-out
+images, in three bands of noise. Rows that are there already are left out.
 
-A row holds the loss on held-out images in three bands of noise; Frechet distances in pooled
-features of 500 samples: of 12 steps of Heun, of as many of DPM-Solver++ as the same FLOPs buy, and
-of these without the top brick in the higher half of the levels; and seams, the gradient of samples
-across such borders against elsewhere, over that of real images.
+``draw`` adds to rows what samples of their models are worth: Frechet distances in pooled features
+of 500 of them, of 12 steps of Heun, of as many of DPM-Solver++ as the same FLOPs buy, and of these
+without the top brick in the higher half of the levels; and seams, the gradient across such borders
+against elsewhere, over that of real images.
 """
 
 import argparse
 import json
 import tempfile
 import time
+from operator import truediv
 from pathlib import Path
 from statistics import NormalDist, mean, median
 from typing import Any
 
 import numpy as np
 import torch
-from pictures64 import Pictures, load
 from PIL import Image
+from rendered import Pictures, load
 from torch import Tensor
 
-from legodiff import LegoPipeline
+from legodiff import LegoPipeline, store
 from legodiff.codec import PixelCodec
 from legodiff.config import RunConfig, load_config
 from legodiff.diffusion.loss import brick_losses
@@ -47,7 +48,7 @@ from legodiff.train.loop import train
 Rival = tuple[int, list[tuple[Any, ...]]]
 CPU = torch.device("cpu")
 BATCH, DRAWN, JUDGED, STEPS = 32, 500, 256, 12  # images but for the last
-EQUAL = 6e9  # FLOPs of an image, for all rivals alike
+EQUAL = 1.5e6  # FLOPs of a pixel that is drawn, for all rivals alike
 MEAN, STD = -0.8, 1.2
 SEAMS = {"seams 4": 4, "seams 8": 8, "seams 16": 16}
 QUANTILES = [0.05, 0.15, 0.25, 0.4, 0.5, 0.6, 0.75, 0.85, 0.95]
@@ -65,6 +66,7 @@ RIVALS: dict[str, Rival] = {
     "dit l4 w96 d3": (96, [("image", 4, 3)]),
     "dit l4 w96 d6": (96, [("image", 4, 6)]),
     "dit l4 w128 d3": (128, [("image", 4, 3)]),
+    "dit l4 w192 d4": (192, [("image", 4, 4)]),
     # a coarse image-brick, and a detail brick of (size, l, blocks, phase)
     "lego w64 16": (64, [("image", 8, 5), (16, 4, 1)]),
     "lego w96 16": (96, [("image", 8, 5), (16, 4, 1)]),
@@ -77,12 +79,16 @@ RIVALS: dict[str, Rival] = {
     "lego w96 16 laid": (96, [("image", 8, 5), (16, 4, 1, 6)]),
     "lego w96 8 laid": (96, [("image", 8, 5), (8, 4, 1, 2)]),
     "lego w96 16 l2 laid": (96, [("image", 8, 5), (16, 2, 1, 7)]),
+    "lego w256 16 laid": (256, [("image", 8, 3), (16, 4, 1, 6)]),
     "lego w96 two": (96, [("image", 8, 5), (16, 4, 1, 6), (16, 4, 1, 14)]),
     "lego w96 deep": (96, [("image", 8, 3), (16, 4, 3, 6)]),
+    "lego w96 u": (96, [("image", 8, 3), (16, 4, 1, 6), ("image", 8, 2)]),
 }
 
 
-def configure(name: str, seed: int, images: int, rate: float, changes: list[str]) -> RunConfig:
+def configure(
+    name: str, side: int, seed: int, images: int, rate: float, changes: list[str]
+) -> RunConfig:
     """The run of a rival."""
     width, bricks = RIVALS[name]
     keys = ("size", "local", "depth", "phase")
@@ -90,7 +96,8 @@ def configure(name: str, seed: int, images: int, rate: float, changes: list[str]
     return load_config(
         "digits",
         [
-            *("model.preset=lite-pr-64", f"model.width={width}", f"model.heads={width // 32}"),
+            *("model.preset=lite-pr-64", f"model.image_size=[{side}, {side}]"),
+            *(f"model.width={width}", f"model.heads={width // 32}"),
             *(f"model.bricks={json.dumps(rows)}", f"train.images={images}"),
             *(f"train.batch={BATCH}", f"train.learning_rate={rate}", f"train.seed={seed}"),
             *(f"train.warmup_images={images // 20}", f"train.ema_halflife_images={images // 15}"),
@@ -100,18 +107,20 @@ def configure(name: str, seed: int, images: int, rate: float, changes: list[str]
     )
 
 
-def cost(names: list[str], out: Path, rounds: int) -> None:
+def cost(names: list[str], side: int, out: Path, rounds: int) -> None:
     """Seconds of an image in a training step of each rival, measured in turns."""
     entries = []
     for name in names:
-        config = configure(name, 0, 1000, 1e-3, [])
+        config = configure(name, side, 0, 1000, 1e-3, [])
         for channels in (1, 3):
             spec = config.model.spec(channels, 0)
             share = 1.0 if len(spec.bricks) == 1 else 0.5
-            setting = Setting((64, 64), BATCH, CPU, train=True, patches=share)
+            setting = Setting((side, side), BATCH, CPU, train=True, patches=share)
             entries.append(candidates(of_stack(name, spec), setting)[0])
     times = alternate(entries, rounds, device=CPU, clock=time.process_time)
-    seconds = iter(median(row) / 1e3 for row in times)
+    rounds_took = [sum(turn) for turn in zip(*times, strict=True)]
+    shares = [median(map(truediv, row, rounds_took)) for row in times]  # a slow round hits all
+    seconds = iter(share * median(rounds_took) / 1e3 for share in shares)
     costs = {name: {channels: next(seconds) for channels in ("1", "3")} for name in names}
     out.write_text(json.dumps(costs, indent=1))
     for name, found in costs.items():
@@ -133,98 +142,129 @@ def held_out(pipe: LegoPipeline, data: Pictures) -> dict[str, float]:
 
 
 def features(images: np.ndarray) -> Tensor:
-    """Pooled features of uint8 images (N, C, 64, 64)."""
-    network = open_features("pooled", None, CPU, (64, 64))
+    """Pooled features of uint8 images (N, C, H, W)."""
+    network = open_features("pooled", None, CPU, (images.shape[2], images.shape[3]))
     return torch.cat(
         [network.run(torch.from_numpy(part)).pool for part in np.split(images, len(images) // 100)]
     )
 
 
 def run(name: str, data: str, seed: int, seconds: float, options: argparse.Namespace) -> None:
-    """Trains a rival, judges it, and writes a row."""
-    learnt, held = load(data, options.cache)
+    """Trains a rival, and writes a row."""
+    learnt, held = load(data, options.cache, options.side)
     costs = json.loads(options.costs.read_text())
     images = int(seconds / costs[name][str(learnt.channels)] / BATCH) * BATCH
-    key = {"data": data, "name": name, "seed": seed, "seconds": seconds, "rate": options.rate}
-    key |= {"changes": options.changes, "images": images}
-    done = options.out.read_text().splitlines() if options.out.exists() else []
-    if any(key.items() <= json.loads(line).items() for line in done):
+    row = {"data": data, "side": options.side, "name": name, "seed": seed}
+    row |= {"seconds": seconds, "rate": options.rate, "changes": options.changes, "images": images}
+    if any(row.items() <= one.items() for one in read(options.out)):
         return
-    config = configure(name, seed, images, options.rate, options.changes)
+    config = configure(name, options.side, seed, images, options.rate, options.changes)
     codec = PixelCodec.fit(np.array(learnt.images[:2000]), 0.5)
     with tempfile.TemporaryDirectory() as folder:
         pipe = train(config, learnt, codec, Path(folder), say=lambda _: None)
-    pipe.save_pretrained(place(options.out, key))
-    row = key | judged(pipe, learnt, held, place(options.out, key))
-    with options.out.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    pipe.save_pretrained(place(options.out, row))
+    spec = pipe.stack.spec
+    row |= {"flops": subset_flops(spec, range(len(spec.bricks)), spec.image_size)}
+    row |= held_out(pipe, held)
+    write(options.out, [*read(options.out), row])
     print(json.dumps(row), flush=True)
 
 
-def judge_again(path: Path, cache: Path) -> None:
-    """Judges the models that are kept anew, in the rows of a file."""
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    for number, row in enumerate(rows):
-        where = place(path, row)
-        found = judged(LegoPipeline.from_pretrained(where), *load(row["data"], cache), where)
-        rows[number] = row | found
-        path.write_text("".join(json.dumps(one) + "\n" for one in rows))
+def read(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Replaces the rows of a file."""
+    store.write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
 def place(out: Path, row: dict[str, Any]) -> Path:
     """The folder of a model; its samples are beside it."""
-    words = [row["data"], row["name"], row["seed"], f"{row['seconds']:g}", f"{row['rate']:g}"]
+    words = [
+        row["data"],
+        row["side"],
+        row["name"],
+        row["seed"],
+        f"{row['seconds']:g}",
+        f"{row['rate']:g}",
+    ]
     return out.with_suffix("") / "-".join(map(str, [*words, *row["changes"]])).replace(" ", "-")
 
 
-def judged(pipe: LegoPipeline, learnt: Pictures, held: Pictures, where: Path) -> dict[str, float]:
-    """What a rival is worth; some of its samples are saved."""
-    found = held_out(pipe, held)
+def draw(path: Path, seconds: float | None, names: list[str], cache: Path) -> None:
+    """Adds to rows what their samples are worth, if that is not yet there."""
+    for number, row in enumerate(read(path)):
+        if "fd" in row or row["name"] not in names or row["seconds"] != (seconds or row["seconds"]):
+            continue
+        learnt, _ = load(row["data"], cache, row["side"])
+        where = place(path, row)
+        pipe = LegoPipeline.from_pretrained(where)
+        row |= samples(pipe, learnt, where.with_name(f"{where.name}.png"))
+        rows = read(path)
+        write(path, [*rows[:number], row, *rows[number + 1 :]])
+        print(json.dumps(row), flush=True)
+
+
+def samples(pipe: LegoPipeline, learnt: Pictures, picture: Path) -> dict[str, float]:
+    """What the samples of a rival are worth; some of them are saved."""
     spec: StackSpec = pipe.stack.spec
-    flops = [subset_flops(spec, range(top), (64, 64)) for top in range(1, len(spec.bricks) + 1)]
+    flops = [
+        subset_flops(spec, range(top), spec.image_size) for top in range(1, len(spec.bricks) + 1)
+    ]
     real = np.array(learnt.images[:4000])
     known = features(real)
-    found["floor"] = frechet_distance(features(np.array(learnt.images[4000:][:DRAWN])), known)
+    found = {"floor": frechet_distance(features(np.array(learnt.images[4000:][:DRAWN])), known)}
 
     named = bool(learnt.class_names)
-    drawn = draw(pipe, named, STEPS)
-    found["fd"] = frechet_distance(features(drawn), known)
-    steps = max(3, int(EQUAL / flops[-1]))
-    equal = draw(pipe, named, steps, sampler="dpmpp_2m")
+    images = drawn(pipe, named, STEPS)
+    found["fd"] = frechet_distance(features(images), known)
+    equal_flops = EQUAL * spec.image_size[0] * spec.image_size[1]
+    steps = max(3, int(equal_flops / flops[-1]))
+    equal = drawn(pipe, named, steps, sampler="dpmpp_2m")
     found["fd equal"] = frechet_distance(features(equal), known)
     if len(flops) > 1:  # the top brick in the lower half of the levels only
-        steps = max(3, int(2 * EQUAL / (flops[-1] + flops[-2])))
+        steps = max(3, int(2 * equal_flops / (flops[-1] + flops[-2])))
         plan = pipe.paper_plan(0.5, steps, "dpmpp_2m")
-        some = draw(pipe, named, steps, sampler="dpmpp_2m", plan=plan)
-        found["fd skip"] = frechet_distance(features(some), known)
+        skipped = drawn(pipe, named, steps, sampler="dpmpp_2m", plan=plan)
+        found["fd skip"] = frechet_distance(features(skipped), known)
 
-    pixels, truth = (np.moveaxis(images, 1, -1) for images in (drawn, real[:DRAWN]))
+    shown, truth = (np.moveaxis(some, 1, -1) for some in (images, real[:DRAWN]))
     for column, side in SEAMS.items():
-        borders = range(side, 64, side)
-        ours, theirs = (seams(one, borders, borders).ratio for one in (pixels, truth))
+        borders = range(side, spec.image_size[0], side)
+        ours, theirs = (seams(one, borders, borders).ratio for one in (shown, truth))
         found[column] = ours / theirs
-    samples = [Image.fromarray(image.squeeze()) for image in pixels[:32]]
-    save_png(where.with_name(f"{where.name}.png"), grid(samples, columns=16))
-    return found | {"flops": flops[-1]}
+    few = [Image.fromarray(image.squeeze()) for image in shown[:32]]
+    save_png(picture, grid(few, columns=16))
+    return found
 
 
-def draw(pipe: LegoPipeline, named: bool, steps: int, **how: Any) -> np.ndarray:
-    """Samples, uint8 (N, C, 64, 64), the classes in turns."""
+def drawn(pipe: LegoPipeline, named: bool, steps: int, **how: Any) -> np.ndarray:
+    """Samples, uint8 (N, C, H, W), the classes in turns."""
     labels = [number % 26 for number in range(DRAWN)] if named else None
     images = pipe(labels=labels, seeds=range(DRAWN), steps=steps, batch=50, **how).images
-    pixels = np.stack([np.asarray(image).reshape(64, 64, -1) for image in images])
+    pixels = np.stack([np.asarray(image) for image in images])
+    pixels = pixels.reshape(*pixels.shape[:3], -1)
     return np.ascontiguousarray(np.moveaxis(pixels, -1, 1))
 
 
 def table(path: Path) -> None:
     """Prints what there is, means over seeds, the best loss first."""
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in rows:
-        key = (row["data"], row["seconds"], row["name"], row["rate"], *row["changes"])
+    for row in read(path):
+        key = (
+            f"{row['data']} {row['side']}",
+            row["seconds"],
+            row["name"],
+            row["rate"],
+            *row["changes"],
+        )
         groups.setdefault(key, []).append(row)
     columns = ("loss", "low", "middle", "high", "fd", "fd equal", "fd skip", *SEAMS)
-    print("| data, s | rival | rate | seeds | images | MFLOPs |", *(f" {c} |" for c in columns))
+    print(
+        "| data, seconds | rival | rate | seeds | images | MFLOPs |", *(f" {c} |" for c in columns)
+    )
     print("|---" * (6 + len(columns)) + "|")
     for key, some in sorted(
         groups.items(), key=lambda g: (*g[0][:2], mean(r["loss"] for r in g[1]))
@@ -250,6 +290,8 @@ def main() -> None:
     costs.add_argument("--rounds", type=int, default=5)
     costs.add_argument("--names", nargs="+", default=list(RIVALS), choices=list(RIVALS))
     runs = commands.add_parser("run")
+    for command in (costs, runs):
+        command.add_argument("--side", type=int, default=64)
     runs.add_argument("data", nargs="+", choices=["glyphs", "emoji"])
     runs.add_argument("--names", nargs="+", default=list(RIVALS), choices=list(RIVALS))
     runs.add_argument("--costs", type=Path, required=True)
@@ -258,18 +300,20 @@ def main() -> None:
     runs.add_argument("--rate", type=float, default=3e-3)
     runs.add_argument("--set", dest="changes", action="append", default=[])
     runs.add_argument("--out", type=Path, required=True)
-    runs.add_argument("--cache", type=Path, default=Path("runs/pictures64"))
-    again = commands.add_parser("judge")
-    again.add_argument("rows", type=Path)
-    again.add_argument("--cache", type=Path, default=Path("runs/pictures64"))
+    runs.add_argument("--cache", type=Path, default=Path("runs/rendered"))
+    draws = commands.add_parser("draw")
+    draws.add_argument("rows", type=Path)
+    draws.add_argument("--names", nargs="+", default=list(RIVALS), choices=list(RIVALS))
+    draws.add_argument("--seconds", type=float)
+    draws.add_argument("--cache", type=Path, default=Path("runs/rendered"))
     tables = commands.add_parser("table")
     tables.add_argument("rows", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.command == "cost":
-        cost(options.names, options.out, options.rounds)
-    elif options.command == "judge":
-        judge_again(options.rows, options.cache)
+        cost(options.names, options.side, options.out, options.rounds)
+    elif options.command == "draw":
+        draw(options.rows, options.seconds, options.names, options.cache)
     elif options.command == "table":
         table(options.rows)
     else:

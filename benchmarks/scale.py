@@ -25,8 +25,9 @@ from typing import Any
 import torch
 
 from legodiff import LegoPipeline, LegoStack, SkipPlan, preset
-from legodiff.evaluate.bench import Candidate, about, measure, peak_memory
+from legodiff.evaluate.bench import about, measure, peak_memory
 from legodiff.evaluate.contenders import Setting, candidates, fresh, of_stack
+from legodiff.model.cost import subset_flops
 from legodiff.pictures import new_figure, save_figure
 
 CPU = torch.device("cpu")
@@ -73,24 +74,29 @@ def canvases() -> list[Row]:
     found = []
     for size in CANVASES:
         for name, plan in (("all bricks", None), ("image-brick alone", first)):
-            began = time.process_time()
-            drawn = pipe(seeds=0, steps=2, sampler="euler", size=size, plan=plan, batch=4)
-            seconds = time.process_time() - began
-            key = {"size": size, "name": name, "flops": drawn.flops, "ms": 1e3 * seconds}
-            found.append(key | {"memory": None})
+
+            def whole(size: tuple[int, int] = size, plan: SkipPlan | None = plan) -> int:
+                drawn = pipe(seeds=0, steps=2, sampler="euler", size=size, plan=plan, batch=4)
+                return drawn.flops
+
+            found.append({"size": size, "name": name} | costs(whole))
         noisy, sigma = torch.randn(1, 3, *size), torch.ones(1)
 
-        def alone(noisy: torch.Tensor = noisy, sigma: torch.Tensor = sigma) -> None:
+        def alone(noisy: torch.Tensor = noisy, sigma: torch.Tensor = sigma) -> int:
             with torch.no_grad():
                 stack(noisy, sigma, bricks=(1,))
+            return subset_flops(stack.spec, (1,), noisy.shape[2:])
 
-        entry = Candidate("patch-brick, whole canvas", alone, 1, 0, 0)
-        began = time.process_time()
-        alone()
-        key = {"size": size, "name": entry.name, "flops": 0}
-        key |= {"ms": 1e3 * (time.process_time() - began), "memory": peak_memory(alone, CPU)}
-        found.append(key)
+        found.append({"size": size, "name": "patch-brick, whole canvas"} | costs(alone))
     return found
+
+
+def costs(run: Callable[[], int]) -> Row:
+    """CPU time of a call that tells its FLOPs, and the memory of another."""
+    began = time.process_time()
+    flops = run()
+    milliseconds = 1e3 * (time.process_time() - began)
+    return {"flops": flops, "ms": milliseconds, "memory": peak_memory(run, CPU)}
 
 
 def processes() -> list[Row]:
@@ -144,14 +150,15 @@ def picture(path: Path, parts: dict[str, list[Row]]) -> None:
             by_name.setdefault(one["name"], []).append(one)
         for name, rows in by_name.items():
             pixels = [r["side"] ** 2 if "side" in r else r["size"][0] * r["size"][1] for r in rows]
-            left.plot(pixels, [r["ms"] for r in rows], marker, label=f"{part}: {name}")
-            if all(r["memory"] for r in rows):
-                right.plot(pixels, [r["memory"] / 1e6 for r in rows], marker, label=name)
+            label = f"{part}: {name}"
+            left.plot(pixels, [r["ms"] for r in rows], marker, label=label)
+            right.plot(pixels, [r["memory"] / 1e6 for r in rows], marker, label=label)
     left.set(xlabel="pixels", ylabel="milliseconds", xscale="log", yscale="log")
     right.set(xlabel="pixels", ylabel="MB of tensors at once", xscale="log", yscale="log")
     for panel in (left, right):
         panel.grid(alpha=0.3)
-        panel.legend(fontsize=7)
+        if panel.lines:
+            panel.legend(fontsize=7)
     save_figure(path, figure)
 
 
