@@ -11,10 +11,11 @@ from legodiff.pictures import (
     captioned,
     cost_picture,
     grid,
-    loss_curve,
+    loss_figure,
+    save_figure,
     save_png,
     table_of_images,
-    trade_off_picture,
+    trade_off_figure,
 )
 
 
@@ -89,7 +90,7 @@ def test_a_loss_curve_is_drawn_and_says_what_it_needs(tmp_path, monkeypatch):
     drawn = []
     plot = Axes.plot
     monkeypatch.setattr(Axes, "plot", lambda *a, **k: drawn.append(a[1:3]) or plot(*a, **k))
-    loss_curve(tmp_path / "loss.png", log, ["image", "8"], edges=[1.0])
+    save_figure(tmp_path / "loss.png", loss_figure(log, ["image", "8"], edges=[1.0]))
     assert Image.open(tmp_path / "loss.png").size[0] > 300
     assert drawn == [
         (list(range(1, 9)), [1 / n for n in range(1, 9)]),
@@ -101,7 +102,7 @@ def test_a_loss_curve_is_drawn_and_says_what_it_needs(tmp_path, monkeypatch):
     ]
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ValueError, match=r"pip install 'legodiff\[demo\]'"):
-        loss_curve(tmp_path / "loss.png", log, ["image", "8"], edges=[1.0])
+        loss_figure(log, ["image", "8"], edges=[1.0])
 
 
 @pytest.mark.parametrize("kind", ["gif", "webp"])
@@ -122,7 +123,7 @@ def test_an_animation_has_every_frame_and_rests_on_the_last(tmp_path, kind):
 
 def test_a_trade_off_picture_has_a_line_for_each_kind(tmp_path):
     curves = {"planned": [(0.2, 0.1), (1.0, 0.0)], "paper": [(0.5, 0.3), (0.8, 0.2)]}
-    trade_off_picture(tmp_path / "a.png", curves, "a model")
+    save_figure(tmp_path / "a.png", trade_off_figure(curves, "a model", chosen=0.4))
     with Image.open(tmp_path / "a.png") as image:
         assert min(image.size) > 300
         colours = {colour for _, colour in image.convert("RGB").getcolors(1 << 16)}

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from legodiff.diffusion.canvas import Windows
+from legodiff.diffusion.canvas import Windows, looks
+from legodiff.diffusion.regions import Regions
 from legodiff.diffusion.skipping import SkipPlan
 from legodiff.model.compiled import CompiledStack
 from legodiff.model.cost import subset_seconds
@@ -106,13 +107,14 @@ def cost(
     spec: StackSpec,
     canvas: tuple[int, int],
     windows: Windows | None = None,
+    regions: Regions | None = None,
 ) -> tuple[int, int]:
-    """Evaluations and FLOPs of a canvas of one class by a method, counted beforehand."""
-    looks, size = 1, canvas
+    """Evaluations and FLOPs of a canvas by a method, counted beforehand; see ``looks``."""
+    count, size = 1, canvas
     if windows is not None:
-        looks, size = len(windows.places(windows.drawn(canvas), turn=0)), windows.size
+        count, size = looks(windows, canvas, regions), windows.size
     evaluations = sum(method.evaluations(level) for level in method.levels(sampling))
-    return looks * evaluations, looks * method.flops(sampling, spec, size)
+    return count * evaluations, count * method.flops(sampling, spec, size)
 
 
 def clock(

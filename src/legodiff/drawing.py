@@ -10,7 +10,7 @@ from torch import Tensor
 
 from legodiff.codec import Codec, to_pil
 from legodiff.diffusion import Denoise
-from legodiff.diffusion.canvas import Windows, windowed
+from legodiff.diffusion.canvas import OnWindow, Windows, windowed
 from legodiff.diffusion.regions import Regions
 from legodiff.diffusion.samplers import SAMPLERS
 from legodiff.diffusion.skipping import SkipPlan
@@ -59,6 +59,7 @@ def draw_images(
     on_progress: Callable[[float], None] | None,
     preview: bool,
     watch: Watch | None,
+    on_window: OnWindow | None = None,
 ) -> Samples:
     """One image of a canvas (height, width) for each seed; ``LegoPipeline.render`` has the words.
 
@@ -73,7 +74,7 @@ def draw_images(
     denoise = method.denoiser(meter, stack.spec.classes)
     whole = canvas if windows is None else windows.drawn(canvas)
     if windows is not None:
-        denoise = windowed(denoise, windows, method.levels(sampling), regions)
+        denoise = windowed(denoise, windows, method.levels(sampling), regions, on_window)
     device = next(stack.parameters()).device
     images: list[Image.Image] = []
     began = time.perf_counter()

@@ -4,6 +4,8 @@ import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+MOST_NUMBERS = 10_000_000  # seeds in one call, at most
+
 
 def class_index(label: Any, classes: int, names: Sequence[str]) -> int | None:
     """The class index of an index or a name, checked; None, and no class, stay None.
@@ -21,6 +23,40 @@ def class_index(label: Any, classes: int, names: Sequence[str]) -> int | None:
         raise ValueError(f"label {label!r}: this model was trained without classes")
     named = f" ({', '.join(names[:12])})" if names else ""
     raise ValueError(f"label {label!r}: choose from 0 to {classes - 1}{named}")
+
+
+def parse_numbers(option: str, text: str, most: int = MOST_NUMBERS) -> list[int]:
+    """ "0-3,7" to [0, 1, 2, 3, 7], ``most`` of them. Raises ValueError, naming the option."""
+    numbers: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise ValueError(f"{option} {text}: write whole numbers and ranges, such as 0-9 or 3,5")
+        span = range(int(first), int(last if dash else first) + 1)
+        if len(numbers) + (span.stop - span.start) > most:
+            raise ValueError(f"{option} {text}: these are too many; {most:,} at most")
+        numbers += span
+    if not numbers:
+        raise ValueError(f"{option} {text}: this range is empty; write the smaller number first")
+    return numbers
+
+
+def labels_of(
+    option: str, text: str, classes: int, names: Sequence[str], most: int = MOST_NUMBERS
+) -> list[int | None]:
+    """Class indices of "0-2", "3,5", names or "none". Raises ValueError, naming the option."""
+    labels: list[int | None] = []
+    for part in (part.strip() for part in text.split(",")):
+        if part in names:
+            labels.append(names.index(part))
+        elif part == "none":
+            labels.append(None)
+        elif part[:1].isdecimal():
+            numbers = parse_numbers(option, part, most)
+            labels += [class_index(number, classes, names) for number in numbers]
+        else:
+            labels.append(class_index(part, classes, names))  # which says what the names are
+    return labels
 
 
 def pair(

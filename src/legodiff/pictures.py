@@ -17,8 +17,8 @@ SMALLEST = 48  # pixels: smaller images are enlarged in grids, so that one can s
 PAPER, INK = (255, 255, 255), (40, 40, 40)
 
 
-def save_png(path: Path, image: Image.Image, metadata: Mapping[str, Any] | None = None) -> None:
-    """Writes a PNG whole or not at all; ``metadata`` goes into its text chunks.
+def png_bytes(image: Image.Image, metadata: Mapping[str, Any] | None = None) -> bytes:
+    """A PNG file; ``metadata`` goes into its text chunks.
 
     Texts stand there as they are, other values as JSON.
     """
@@ -27,7 +27,12 @@ def save_png(path: Path, image: Image.Image, metadata: Mapping[str, Any] | None 
         info.add_text(key, value if isinstance(value, str) else json.dumps(value))
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", pnginfo=info)
-    write_atomically(path, buffer.getvalue())
+    return buffer.getvalue()
+
+
+def save_png(path: Path, image: Image.Image, metadata: Mapping[str, Any] | None = None) -> None:
+    """Writes a PNG whole or not at all; see ``png_bytes``."""
+    write_atomically(path, png_bytes(image, metadata))
 
 
 def grid(images: Sequence[Image.Image], columns: int, gap: int = 2) -> Image.Image:
@@ -122,22 +127,34 @@ def new_figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def save_figure(path: Path, figure: Any) -> None:
-    """Writes a figure as PNG, whole or not at all."""
+def figure_bytes(figure: Any) -> bytes:
+    """A figure as a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
-    write_atomically(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
-def trade_off_picture(
-    path: Path, curves: Mapping[str, Sequence[tuple[float, float]]], title: str
-) -> None:
-    """Draws error over cost, a line for each name: (share of the full FLOPs, error) points."""
+def save_figure(path: Path, figure: Any) -> None:
+    """Writes a figure as PNG, whole or not at all."""
+    write_atomically(path, figure_bytes(figure))
+
+
+def trade_off_figure(
+    curves: Mapping[str, Sequence[tuple[float, float]]],
+    title: str,
+    chosen: float | None = None,
+) -> Any:
+    """Error over cost, a line for each name: (share of the full FLOPs, error) points.
+
+    ``chosen``: a share to be marked.
+    """
     figure = new_figure(7, 4.5)
     axes = figure.subplots()
     for (name, points), mark in zip(curves.items(), "os^v", strict=False):
         shown = [(share, error) for share, error in points if error > 0]
         axes.plot(*zip(*shown, strict=True), f"{mark}-", label=name, markersize=4)
+    if chosen is not None:
+        axes.axvline(chosen, color="0.3", linestyle="--", label="chosen")
     axes.set(
         title=title,
         xlabel="share of the full FLOPs",
@@ -147,7 +164,7 @@ def trade_off_picture(
     )
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize="small")
-    save_figure(path, figure)
+    return figure
 
 
 def cost_picture(
@@ -176,13 +193,10 @@ def cost_picture(
     save_figure(path, figure)
 
 
-def loss_curve(
-    path: Path,
-    log: Sequence[Mapping[str, Any]],
-    names: Sequence[str],
-    edges: Sequence[float],
-) -> None:
-    """Draws the losses of a ``log.jsonl`` over images seen.
+def loss_figure(
+    log: Sequence[Mapping[str, Any]], names: Sequence[str], edges: Sequence[float]
+) -> Any:
+    """The losses of a ``log.jsonl`` over images seen.
 
     On the left a line for each brick, and dots for the average of the weights where it was judged;
     on the right the top brick in each band of noise levels, parted by ``edges``.
@@ -202,7 +216,7 @@ def loss_curve(
         axes.set(xlabel="images seen", ylabel="training loss (raw units)", yscale="log")
         axes.grid(alpha=0.3, which="both")
         axes.legend(fontsize="small")
-    save_figure(path, figure)
+    return figure
 
 
 def _points(

@@ -13,7 +13,7 @@ from legodiff import folders
 from legodiff.budgets import chosen, cost, paper_plan
 from legodiff.codec import Codec, PixelCodec
 from legodiff.diffusion import Denoise
-from legodiff.diffusion.canvas import Windows
+from legodiff.diffusion.canvas import OnWindow, Windows
 from legodiff.diffusion.guidance import EVERYWHERE
 from legodiff.diffusion.regions import Regions
 from legodiff.diffusion.skipping import SkipPlan
@@ -183,12 +183,14 @@ class LegoPipeline:
         windows: Windows | None = None,
         regions: Regions | None = None,
         watch: Watch | None = None,
+        on_window: OnWindow | None = None,
     ) -> Samples:
         """Draws one image for each seed by a method; the other arguments are those of calling.
 
         ``windows`` tells how a canvas is looked at that is larger than the training size, and
         ``regions`` which class is where on it, instead of ``labels``. ``watch`` is told of every
-        evaluation: noise level, bricks, and the estimate of each.
+        evaluation: noise level, bricks, and the estimate of each; ``on_window`` of every window of
+        a canvas: where it lies, and its estimate.
         """
         canvas = self.canvas(size)
         windows = windows or self.windows(canvas)
@@ -210,6 +212,7 @@ class LegoPipeline:
             on_progress=on_progress,
             preview=preview,
             watch=watch,
+            on_window=on_window,
         )
         return replace(drawn, predicted=self.predicted(method))
 
@@ -333,11 +336,18 @@ class LegoPipeline:
         return Windows((height, width), **how)
 
     def cost(
-        self, method: Method, canvas: tuple[int, int], windows: Windows | None = None
+        self,
+        method: Method,
+        canvas: tuple[int, int],
+        windows: Windows | None = None,
+        regions: Regions | None = None,
     ) -> tuple[int, int]:
-        """Evaluations and FLOPs of an image by a method, with one class, counted beforehand."""
+        """Evaluations and FLOPs of an image by a method, counted beforehand.
+
+        With several classes on a canvas it is about so many: see ``looks``.
+        """
         windows = windows or self.windows(canvas)
-        return cost(method, self.sampling, self.stack.spec, canvas, windows)
+        return cost(method, self.sampling, self.stack.spec, canvas, windows, regions)
 
     def curve(self, full: Method) -> Curve | None:
         """What ``legodiff plan`` found for a full method, if it did.

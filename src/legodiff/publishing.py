@@ -12,7 +12,7 @@ from typing import Any
 from legodiff import __version__, folders, hub, store
 from legodiff.card import Facts, model_card
 from legodiff.drawing import Samples
-from legodiff.pictures import grid, save_png, trade_off_picture
+from legodiff.pictures import grid, save_figure, save_png, trade_off_figure
 from legodiff.pipeline import LegoPipeline
 from legodiff.plans import Curve, lines
 
@@ -186,7 +186,8 @@ def _plans_pictures(folder: Path, curves: list[Curve]) -> list[str]:
     names = [f"plans-{number}.png" for number in range(1, len(curves) + 1)]
     for name, curve in zip(names, curves, strict=True):
         method = curve.full.method
-        trade_off_picture(folder / name, lines(curve), f"{method.sampler}, {method.steps} steps")
+        title = f"{method.sampler}, {method.steps} steps"
+        save_figure(folder / name, trade_off_figure(lines(curve), title))
     return names
 
 

@@ -19,6 +19,7 @@ from legodiff.cli.plan import plan
 from legodiff.cli.push import push
 from legodiff.cli.reproduce import reproduce
 from legodiff.cli.sample import sample
+from legodiff.cli.studio import studio
 from legodiff.cli.train import train
 
 app = typer.Typer(
@@ -54,6 +55,7 @@ app.command(
     epilog="Examples:  legodiff reproduce table4 --seeds 0-2\n\n"
     "legodiff reproduce table1 --scale paper"
 )(reproduce)
+app.command(epilog="Example:  legodiff studio runs/demo --port 7860")(studio)
 app.command(epilog="Example:  legodiff push runs/demo owner/name --license apache-2.0")(push)
 app.command(epilog="Example:  legodiff export runs/demo --to onnx --budget 0.7 --out demo-onnx")(
     export

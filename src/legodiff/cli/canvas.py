@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from legodiff.drawing import Samples
     from legodiff.pipeline import LegoPipeline
 
-WRAPS = {"none": (False, False), "x": (False, True), "y": (True, False), "both": (True, True)}
-
 
 def canvas(
     run: Annotated[str, typer.Argument(help="Run or model folder, or a Hub id.")],
@@ -98,6 +96,7 @@ def canvas(
     they overlap and are averaged, as in the paper.
     """
     from legodiff import __version__
+    from legodiff.diffusion.canvas import WRAPS
     from legodiff.pictures import save_png
 
     wanted = parse_size(size) or (0, 0)

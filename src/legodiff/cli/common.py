@@ -20,6 +20,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from legodiff.labels import labels_of
+
 if TYPE_CHECKING:
     import torch
 
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
     from legodiff.sampling import Method
 
 console = Console()
-MOST_NUMBERS = 10_000_000  # seeds in one call, at most
 
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}
 
@@ -176,22 +177,6 @@ def check_place(out: Path, needed: int) -> None:
         )
 
 
-def parse_numbers(option: str, text: str) -> list[int]:
-    """ "0-3,7" to [0, 1, 2, 3, 7]. Raises ValueError, naming the option."""
-    numbers: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise ValueError(f"{option} {text}: write whole numbers and ranges, such as 0-9 or 3,5")
-        span = range(int(first), int(last if dash else first) + 1)
-        if len(numbers) + (span.stop - span.start) > MOST_NUMBERS:
-            raise ValueError(f"{option} {text}: these are too many; {MOST_NUMBERS:,} at most")
-        numbers += span
-    if not numbers:
-        raise ValueError(f"{option} {text}: this range is empty; write the smaller number first")
-    return numbers
-
-
 def parse_size(text: str | None) -> tuple[int, int] | None:
     """ "600x2048" to (600, 2048), and "64" to (64, 64)."""
     if text is None:
@@ -235,21 +220,11 @@ def parse_options(words: list[str]) -> dict[str, float]:
 
 
 def parse_labels(text: str | None, pipe: "LegoPipeline") -> list[int | None]:
-    """Class indices of "0-2", "3,5", class names or "none"; by default the first 16 classes."""
+    """Class indices of ``--labels``; by default the first 16 classes."""
     classes = pipe.stack.spec.classes
     if text is None:
         return list(range(min(classes, 16))) or [None]
-    labels: list[int | None] = []
-    for part in (part.strip() for part in text.split(",")):
-        if part in pipe.class_names:
-            labels.append(pipe.class_names.index(part))
-        elif part == "none":
-            labels.append(None)
-        elif part[:1].isdecimal():
-            labels += [pipe.label_index(number) for number in parse_numbers("--labels", part)]
-        else:
-            labels.append(pipe.label_index(part))  # which says what the names are
-    return labels
+    return labels_of("--labels", text, classes, pipe.class_names)
 
 
 @contextmanager

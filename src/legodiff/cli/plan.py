@@ -35,7 +35,7 @@ def plan(
     Afterwards `sample --budget 0.5` or `--budget 50ms` with the same steps, sampler, guidance and
     options uses them. Needs no data: the model is measured on images that it draws.
     """
-    from legodiff.pictures import trade_off_picture
+    from legodiff.pictures import save_figure, trade_off_figure
     from legodiff.pipeline import LegoPipeline
     from legodiff.planning import find_plans
     from legodiff.plans import lines, table, write_curves
@@ -54,7 +54,8 @@ def plan(
     current = [known for known in others if known.model == curve.model]
     write_curves(run, [*current, curve])
     picture = run / "plans.png"
-    trade_off_picture(picture, lines(curve), f"{run.name}: {sampler}, {steps} steps")
+    title = f"{run.name}: {sampler}, {steps} steps"
+    save_figure(picture, trade_off_figure(lines(curve), title))
     names, rows = table(curve)
     shown = Table(title="the least error at every cost")
     for name in names:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from legodiff.cli.common import choose_device, console, nothing, parse_numbers, progress, say
+from legodiff.cli.common import choose_device, console, nothing, progress, say
 from legodiff.cli.options import DeviceOption
+from legodiff.labels import parse_numbers
 
 if TYPE_CHECKING:
     from legodiff.reproduce.experiment import Experiment, Scale

@@ -15,7 +15,6 @@ from legodiff.cli.common import (
     nothing,
     open_pipeline,
     parse_labels,
-    parse_numbers,
     parse_size,
     prepare,
     progress,
@@ -36,6 +35,7 @@ from legodiff.cli.options import (
     VaeOption,
     WeightsOption,
 )
+from legodiff.labels import parse_numbers
 
 if TYPE_CHECKING:
     from legodiff.output import Order

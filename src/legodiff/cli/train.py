@@ -11,12 +11,12 @@ from legodiff.cli.common import (
     choose_device,
     console,
     nothing,
-    parse_numbers,
     parse_size,
     progress,
     say,
 )
 from legodiff.cli.options import DeviceOption
+from legodiff.labels import parse_numbers
 
 if TYPE_CHECKING:
     from legodiff.config import RunConfig

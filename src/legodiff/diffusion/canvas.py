@@ -16,7 +16,7 @@ Two ways to lay the windows:
 """
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -29,6 +29,12 @@ from torch import Tensor
 
 from legodiff.diffusion import Denoise
 from legodiff.diffusion.regions import Regions
+
+WRAPS = {"none": (False, False), "x": (False, True), "y": (True, False), "both": (True, True)}
+"""By name, whether (top and bottom, left and right) of a canvas meet."""
+OnWindow = Callable[[tuple[int, int], Tensor], None]
+"""Told where a window of a canvas lies (row, column; one may go on at the other end), and its
+estimate."""
 
 
 @dataclass(frozen=True)
@@ -112,17 +118,32 @@ def _shift(step: int, axis: int) -> int:
     return min(fitting, key=lambda shift: abs(shift - (axis + 1) * step / 3))
 
 
+def looks(windows: Windows, canvas: tuple[int, int], regions: Regions | None = None) -> int:
+    """How many windows an evaluation of a canvas (height, width) takes.
+
+    With ``regions`` that is so at the first noise level; windows shift, and at others it may be a
+    few more or less.
+    """
+    drawn = windows.drawn(canvas)
+    places = windows.places(drawn, turn=0)
+    if regions is None:
+        return len(places)
+    return sum(len(_counting(places, mask, windows)) for mask in _beyond(regions.masks, drawn))
+
+
 def windowed(
     denoise: Denoise,
     windows: Windows,
     levels: Sequence[float] | Tensor,
     regions: Regions | None = None,
+    on_window: OnWindow | None = None,
 ) -> Denoise:
     """A denoiser of canvases (B, C, H, W) from one of windows; H x W are ``windows.drawn``.
 
     ``levels`` are the noise levels at which it will be called: at each, windows that shift lie
     elsewhere. ``regions`` replace the labels of the call: a window is evaluated once for each label
     that counts anywhere in it. Estimates are merged by the mean of all windows, then by regions.
+    ``on_window`` is told of each.
     """
     weight = windows.weight()
 
@@ -140,13 +161,13 @@ def windowed(
         places = windows.places(canvas, bisect_left(falling, -float(sigma[0]), key=neg))
         weights, shares, masks = made(canvas, (noisy.device, noisy.dtype))
         if regions is None:
-            return _merged(denoise, noisy, sigma, labels, places, windows, weights)
+            return _merged(denoise, noisy, sigma, labels, places, windows, weights, on_window)
         total = torch.zeros_like(noisy)
         for share, mask, label in zip(shares, masks, regions.labels, strict=True):
             inside = _counting(places, share, windows)
             if inside:
                 chosen = noisy.new_full(sigma.shape, label, dtype=torch.int64)
-                part = _merged(denoise, noisy, sigma, chosen, inside, windows, weights)
+                part = _merged(denoise, noisy, sigma, chosen, inside, windows, weights, on_window)
                 total += torch.where(mask > 0, mask * part, 0)
         return total
 
@@ -180,11 +201,16 @@ def _merged(
     places: Sequence[tuple[int, int]],
     windows: Windows,
     weight: Tensor,
+    on_window: OnWindow | None,
 ) -> Tensor:
     """The mean of the estimates of all windows; NaN where there is none."""
     canvas = (noisy.shape[-2], noisy.shape[-1])
     if windows.size == canvas and places == [(0, 0)]:
-        return denoise(noisy, sigma, labels)
+        estimates = denoise(noisy, sigma, labels)
+        if on_window is not None:
+            for estimate in estimates:
+                on_window((0, 0), estimate)
+        return estimates
     # Windows go on at the other end, and so does what they look at and what they add up to.
     wide = [
         max(length, *(at[axis] + windows.size[axis] for at in places))
@@ -203,6 +229,8 @@ def _merged(
         estimates = denoise(crops, levels, told)
         for (image, at), estimate in zip(some, estimates, strict=True):
             total[image, :, *_pixels(at, windows)] += weight * estimate
+            if on_window is not None:
+                on_window(at, estimate)
     return _folded(total, canvas) / _folded(counts, canvas)
 
 

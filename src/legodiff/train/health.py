@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from legodiff.data import ImageData
-from legodiff.pictures import captioned, grid, loss_curve, save_png
+from legodiff.pictures import captioned, grid, loss_figure, save_figure, save_png
 from legodiff.pipeline import LegoPipeline
 from legodiff.train.distributed import plain
 from legodiff.train.learner import Objective
@@ -61,7 +61,8 @@ def draw_pictures(pipelines: dict[str, LegoPipeline], path: Path, write: bool) -
 def draw_curve(run: Path, names: list[str]) -> None:
     """Draws ``loss.png`` from the log, where matplotlib is installed."""
     if find_spec("matplotlib") is not None:
-        loss_curve(run / "loss.png", read_log(run / "log.jsonl"), names, BANDS)
+        figure = loss_figure(read_log(run / "log.jsonl"), names, BANDS)
+        save_figure(run / "loss.png", figure)
 
 
 def bad_positions(values: Tensor, positions: range) -> list[int]:

@@ -1,0 +1,212 @@
+"""What may be asked of a studio, within which bounds, and how to ask for the same elsewhere."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor
+
+from legodiff.diffusion.canvas import WRAPS, Windows
+from legodiff.diffusion.regions import Regions, across, label_map
+from legodiff.diffusion.skipping import SkipPlan
+from legodiff.pipeline import LegoPipeline
+from legodiff.sampling import Method
+
+Labels = tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The most that one request may ask for, and how many requests may wait."""
+
+    images: int = 16
+    steps: int = 100
+    pixels: int = 2**22
+    """Of all images of a request together."""
+    waiting: int = 8
+
+
+@dataclass(frozen=True)
+class Way:
+    """How to draw."""
+
+    steps: int = 18
+    sampler: str = "heun"
+    guidance: float = 1.0
+    budget: float = 1.0
+    """Share of the FLOPs of the method with all bricks; 1 is all of it."""
+
+    def full(self, pipe: LegoPipeline) -> Method:
+        """The method with all bricks. Raises ValueError for one that cannot be."""
+        plan = SkipPlan.full(len(pipe.stack.spec.bricks))
+        return Method(plan, self.steps, self.sampler, guidance=self.guidance)
+
+    def method(self, pipe: LegoPipeline) -> Method:
+        """What the budget leaves of it. Raises ValueError if that is too little."""
+        return pipe.within(self.full(pipe), None if self.budget == 1 else self.budget)
+
+    def check(self, pipe: LegoPipeline, limits: Limits, labels: Labels, pixels: int) -> Method:
+        """The method. Raises ValueError, in one line, for what cannot be or is too much."""
+        if not 1 <= self.steps <= limits.steps:
+            raise ValueError(f"{self.steps} steps: this studio takes from 1 to {limits.steps}")
+        if pixels > limits.pixels:
+            raise ValueError(
+                f"these are {pixels / 1e6:.3g} megapixels; this studio draws at most "
+                f"{limits.pixels / 1e6:.3g} at once"
+            )
+        pipe.check_guidance(self.guidance, labels)
+        return self.method(pipe)
+
+    def words(self) -> list[str]:
+        """For a command line."""
+        words = ["--steps", self.steps, "--sampler", self.sampler, "--guidance", self.guidance]
+        words += [] if self.budget == 1 else ["--budget", self.budget]
+        return [f"{word:g}" if isinstance(word, float) else str(word) for word in words]
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images to draw: one for each seed, the labels in turns."""
+
+    way: Way = Way()
+    labels: Labels = (None,)
+    seeds: tuple[int, ...] = (0,)
+
+    @property
+    def paired(self) -> list[int | None]:
+        """A label for each seed."""
+        return [self.labels[at % len(self.labels)] for at in range(len(self.seeds))]
+
+    def check(self, pipe: LegoPipeline, limits: Limits) -> Method:
+        """The method. Raises ValueError, in one line, for what cannot be or is too much."""
+        if not 1 <= len(self.seeds) <= limits.images:
+            raise ValueError(
+                f"{len(self.seeds)} images: this studio draws from 1 to {limits.images} at once"
+            )
+        height, width = (side * pipe.codec.factor for side in pipe.stack.spec.image_size)
+        return self.way.check(pipe, limits, self.labels, len(self.seeds) * height * width)
+
+    def full_flops(self, pipe: LegoPipeline) -> int:
+        """Of an image by the method with all bricks."""
+        return pipe.cost(self.way.full(pipe), pipe.stack.spec.image_size)[1]
+
+    def at_full_compute(self) -> "Images":
+        """The same with all bricks in all steps."""
+        return replace(self, way=replace(self.way, budget=1.0))
+
+    def command(self, pipe: LegoPipeline, run: str) -> str:
+        """The command line that draws the same files."""
+        words = ["legodiff", "sample", run]
+        words += ["--labels", _listed(pipe, self.labels)] if pipe.stack.spec.classes else []
+        words += ["--seeds", ",".join(map(str, self.seeds)), *self.way.words()]
+        return shlex.join([*words, "--out", "drawn"])
+
+    def python(self, pipe: LegoPipeline, run: str) -> str:
+        """The lines of Python that draw the same pictures."""
+        way = self.way
+        told = [f"labels={[_name(pipe, label) for label in self.paired]!r}"]
+        told = told if pipe.stack.spec.classes else []
+        told += [f"seeds={list(self.seeds)}", f"steps={way.steps}", f"sampler={way.sampler!r}"]
+        told += [f"guidance={way.guidance:g}"]
+        told += [] if way.budget == 1 else [f"budget={way.budget:g}"]
+        lines = [f"out = pipe({', '.join(told)})", "out.images[0].save('drawn.png')"]
+        return _script(["from legodiff import LegoPipeline"], run, lines)
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """One large picture; the labels lie on it from left to right, or where they were painted."""
+
+    way: Way = Way()
+    labels: Labels = (None,)
+    seed: int = 0
+    size: tuple[int, int] = (64, 64)
+    """Height and width in pixels."""
+    wrap: str = "none"
+    painted: Tensor | None = field(default=None, compare=False)
+    """int64 (h, w) of any size: class indices, instead of the labels."""
+
+    def check(self, pipe: LegoPipeline, limits: Limits) -> Method:
+        """The method. Raises ValueError, in one line, for what cannot be or is too much."""
+        if self.wrap not in WRAPS:
+            raise ValueError(f"wrap is {self.wrap!r}; choose from {', '.join(WRAPS)}")
+        method = self.way.check(pipe, limits, (), self.size[0] * self.size[1])
+        self.windows(pipe)
+        return method
+
+    def windows(self, pipe: LegoPipeline) -> Windows | None:
+        """How the model looks at it."""
+        return pipe.windows(pipe.canvas(self.size), wrap=WRAPS[self.wrap])
+
+    def regions(self, pipe: LegoPipeline) -> Regions | None:
+        """Which class is where; None for a model without classes."""
+        none, place = pipe.stack.spec.classes, pipe.canvas(self.size)
+        if not none:
+            return None
+        if self.painted is not None:
+            return label_map(self.painted, place, _blend(pipe), WRAPS[self.wrap])
+        return across(_indices(pipe, self.labels), place, _blend(pipe), WRAPS[self.wrap])
+
+    def full_flops(self, pipe: LegoPipeline) -> int:
+        """Of the method with all bricks, about."""
+        place, full = pipe.canvas(self.size), self.way.full(pipe)
+        return pipe.cost(full, place, self.windows(pipe), self.regions(pipe))[1]
+
+    def command(self, pipe: LegoPipeline, run: str) -> str:
+        """The command line that draws the same file; what is painted is in ``regions.png``."""
+        words = ["legodiff", "canvas", run, "--size", f"{self.size[0]}x{self.size[1]}"]
+        if self.painted is not None:
+            words += ["--regions", "regions.png"]
+        elif pipe.stack.spec.classes:
+            words += ["--labels", _listed(pipe, self.labels)]
+        words += ["--seed", str(self.seed), "--wrap", self.wrap, *self.way.words()]
+        return shlex.join([*words, "--out", "canvas.png"])
+
+    def python(self, pipe: LegoPipeline, run: str) -> str:
+        """The lines of Python that draw the same picture."""
+        way, place, wrap = self.way, pipe.canvas(self.size), WRAPS[self.wrap]
+        plan = f"SkipPlan.full({len(pipe.stack.spec.bricks)})"
+        full = f"Method({plan}, {way.steps}, {way.sampler!r}, guidance={way.guidance:g})"
+        lines = [f"method = {full if way.budget == 1 else f'pipe.within({full}, {way.budget:g})'}"]
+        told = [f"seeds={self.seed}", f"size={self.size}"]
+        told += [f"windows=pipe.windows({place}, wrap={wrap})"]
+        imports = ["from legodiff import LegoPipeline, SkipPlan"]
+        if pipe.stack.spec.classes:
+            kind, what = "across", str(_indices(pipe, self.labels))
+            if self.painted is not None:
+                imports = ["import numpy as np", "import torch", "from PIL import Image", *imports]
+                lines += ["painted = torch.from_numpy(np.array(Image.open('regions.png'))).long()"]
+                kind, what = "label_map", "painted"
+            imports += [f"from legodiff.diffusion.regions import {kind}"]
+            lines += [f"regions = {kind}({what}, {place}, blend={_blend(pipe)}, wrap={wrap})"]
+            told += ["regions=regions"]
+        imports += ["from legodiff.sampling import Method"]
+        lines += [f"out = pipe.render(method, {', '.join(told)})"]
+        return _script(imports, run, [*lines, "out.images[0].save('canvas.png')"])
+
+
+def _name(pipe: LegoPipeline, label: int | None) -> Any:
+    return pipe.class_names[label] if label is not None and pipe.class_names else label
+
+
+def _listed(pipe: LegoPipeline, labels: Sequence[int | None]) -> str:
+    """For ``--labels``: names, unless a comma or a space in one would be taken for another."""
+    names = ["none" if label is None else str(_name(pipe, label)) for label in labels]
+    plain = all(name.replace("_", "").replace("-", "").isalpha() for name in names)
+    numbers = ["none" if label is None else str(label) for label in labels]
+    return ",".join(names if plain else numbers)
+
+
+def _indices(pipe: LegoPipeline, labels: Sequence[int | None]) -> list[int]:
+    return [pipe.stack.spec.classes if label is None else label for label in labels]
+
+
+def _blend(pipe: LegoPipeline) -> int:
+    """Over how much of the model's canvas classes fade into each other: as `legodiff canvas`."""
+    return min(pipe.stack.spec.image_size) // 2
+
+
+def _script(imports: Sequence[str], run: str, lines: Sequence[str]) -> str:
+    opened = f"pipe = LegoPipeline.from_pretrained({run!r})"
+    return "\n".join([*imports, "", opened, *lines, ""])
