@@ -54,6 +54,7 @@ class Desk:
             told.put(news)
 
         job = self._enter(lambda: work(tell))
+        job.add_done_callback(lambda _: told.put(None))  # nobody waits for more
         try:
             while not job.done():
                 if ahead := self._ahead(job):
@@ -102,6 +103,6 @@ def _newest(told: "SimpleQueue[Any]") -> Any:
     try:
         news = told.get(timeout=TICK)
         while True:
-            news = told.get_nowait()
+            news = told.get_nowait() or news
     except Empty:
         return news

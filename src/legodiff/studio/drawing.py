@@ -8,7 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from legodiff import __version__
@@ -56,6 +58,8 @@ class Drawn:
     """Milliseconds, from the time each set of bricks takes here."""
     point: Point | None
     """What ``legodiff plan`` found of this method."""
+    regions: str | None = None
+    """Where the class indices are that were painted, for ``legodiff canvas --regions``."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +171,11 @@ class Studio:
         about |= {"labels": "painted" if request.painted is not None else list(request.labels)}
         about |= {"size": list(request.size), **method.to_dict(), "flops": samples.flops}
         files = [png_bytes(samples.images[0], about | pipe.precision)]
-        return self._drawn(samples, files, ["canvas.png"], expected)
+        drawn = self._drawn(samples, files, ["canvas.png"], expected)
+        if request.painted is None:
+            return drawn
+        indices = Image.fromarray(request.painted.numpy().astype(np.uint8))
+        return replace(drawn, regions=self.shelf.put(png_bytes(indices), "regions.png"))
 
     def _inside(self, request: Images, method: Method, tell: Tell) -> Inside:
         seen: OrderedDict[float, dict[int, Tensor]] = OrderedDict()

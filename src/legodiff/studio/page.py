@@ -31,6 +31,7 @@ class Entry(NamedTuple):
     """Of each, in pixels."""
     command: str
     python: str
+    regions: str | None = None
 
 
 def build(studio: Studio) -> gr.Blocks:
@@ -232,6 +233,7 @@ def _canvas(studio: Studio, gallery: gr.State) -> None:
                 drawn.size[1],
                 request.command(pipe, studio.name),
                 request.python(pipe, studio.name),
+                drawn.regions,
             )
             shown = html.pair(html.figure(drawn, title, [f"a canvas, {title}"], full))
             strip = html.strip(drawn.method, pipe.sampling, _bricks(studio))
@@ -309,6 +311,8 @@ def _gallery(studio: Studio, entries: Sequence[Entry]) -> str:
             for path in entry.pictures
         )
         body = f'<div class="pictures">{shown}</div>'
+        if entry.regions is not None:
+            body += f'<a href="{entry.regions}" download>regions.png</a>: what was painted'
         texts = [("Command line", entry.command), ("Python", entry.python)]
         cards.append(html.card(entry.title, body, texts))
     return html.pair(*cards) if cards else html.box("<p>What you draw comes here.</p>")

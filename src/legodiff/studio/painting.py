@@ -23,11 +23,15 @@ def editor(names: Sequence[str]) -> Any:
         for colour, name in zip(COLOURS, map(escape, shown), strict=False)
     )
     with gr.Accordion("Or paint them", open=False, visible=bool(names)):
-        gr.HTML(f"<p>Each colour is a class: {legend}. What is left white has none.</p>")
+        gr.HTML(
+            f"<p>Each colour is a class: {legend}. What is left white has none. Choose the brush, "
+            "then a colour.</p>"
+        )
         return gr.ImageEditor(
             sources=(),
             transforms=(),
             layers=False,
+            height=300,
             canvas_size=SIDE,
             fixed_canvas=True,
             type="numpy",
@@ -43,9 +47,10 @@ def label_map(painted: Any, classes: int, none: int) -> Tensor | None:
 
     ``none``: the index that means no class.
     """
-    if painted is None or painted.get("composite") is None:
+    layers = (painted or {}).get("layers") or []
+    if not layers:
         return None
-    image = np.asarray(painted["composite"])
+    image = np.asarray(layers[0])  # what lies below it is white
     if image.ndim != 3 or image.shape[2] != 4:
         raise ValueError("what was painted is no picture with transparency; paint it again")
     inked = image[..., 3] > 127

@@ -1,0 +1,103 @@
+import threading
+import time
+
+import pytest
+
+from legodiff.studio.desk import BusyError, Desk, Waiting
+
+
+def ended(events):
+    """All that is told, and what is returned."""
+    told = []
+    while True:
+        try:
+            told.append(next(events))
+        except StopIteration as end:
+            return told, end.value
+
+
+def test_a_job_tells_and_returns():
+    desk, gate = Desk(waiting=1), threading.Event()
+
+    def work(tell):
+        tell("first")
+        tell("second")  # nobody has looked yet: only the newest counts
+        gate.wait(5)
+        return 7
+
+    events = desk.run(work)
+    assert next(events) == "second"
+    gate.set()
+    assert ended(events)[1] == 7
+
+
+def test_jobs_run_one_at_a_time_in_order():
+    desk, running, order = Desk(waiting=5), [], []
+
+    def job(number):
+        def work(tell):
+            running.append(number)
+            assert running == [number]
+            time.sleep(0.05)
+            running.remove(number)
+            order.append(number)
+
+        return work
+
+    threads = []
+    for number in range(4):
+        threads.append(threading.Thread(target=lambda n=number: ended(desk.run(job(n)))))
+        threads[-1].start()
+        while len(desk.jobs) <= number:
+            time.sleep(0.001)
+    for thread in threads:
+        thread.join()
+    assert order == [0, 1, 2, 3]
+
+
+def test_the_queue_is_bounded_and_says_how_long_it_is():
+    desk, gate = Desk(waiting=1), threading.Event()
+    first = desk.run(lambda tell: (tell("on"), gate.wait(5)))
+    assert next(first) == "on"
+    second = desk.run(lambda tell: 2)
+    assert next(second) == Waiting(1)
+    with pytest.raises(BusyError, match="1 drawings wait already"):
+        next(desk.run(lambda tell: 3))
+    gate.set()
+    assert ended(second)[1] == 2
+    assert ended(desk.run(lambda tell: 4))[1] == 4  # there is room again
+
+
+def test_who_leaves_is_stopped_and_the_next_goes_on():
+    desk, stopped = Desk(waiting=2), threading.Event()
+
+    def endless(tell):
+        try:
+            while True:
+                tell("on")
+                time.sleep(0.01)
+        except BaseException:
+            stopped.set()
+            raise
+
+    first = desk.run(endless)
+    assert next(first) == "on"
+    waits = desk.run(lambda tell: pytest.fail("nobody waits for this"))
+    assert next(waits) == Waiting(1)
+    waits.close()  # leaves before its turn
+    first.close()
+    assert stopped.wait(5)
+    assert ended(desk.run(lambda tell: 3))[1] == 3
+
+
+def test_mistakes_reach_who_asked():
+    desk = Desk(waiting=1)
+
+    def work(tell):
+        raise ValueError("no such class")
+
+    with pytest.raises(ValueError, match="no such class"):
+        ended(desk.run(work))
+    desk.close()
+    with pytest.raises(RuntimeError):
+        ended(desk.run(work))

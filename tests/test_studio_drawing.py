@@ -1,0 +1,152 @@
+import io
+import json
+import threading
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_desk import ended
+
+from legodiff import LegoPipeline
+from legodiff.codec import to_pil
+from legodiff.studio import drawing
+from legodiff.studio.drawing import Progress, Studio
+from legodiff.studio.requests import Canvas, Images, Limits, Way
+
+
+@pytest.fixture
+def studio(model):
+    pipe = LegoPipeline.from_pretrained(model)
+    return Studio(pipe, model, None, Limits(images=4, steps=10, pixels=4096, waiting=2))
+
+
+def picture(studio, path):
+    return Image.open(io.BytesIO(studio.shelf.get(path.split("/")[2]).png))
+
+
+def test_images_are_the_pipelines(studio):
+    asked = Images(Way(4, guidance=1.5, budget=0.7), (3, 0), (5, 6, 7))
+    told, drawn = ended(studio.images(asked))
+    same = studio.pipe(labels=[3, 0, 3], seeds=[5, 6, 7], steps=4, guidance=1.5, budget=0.7)
+    assert (drawn.nfe, drawn.flops, drawn.method) == (same.nfe, same.flops, same.method)
+    assert drawn.size == (16, 16)
+    for path, image, seed in zip(drawn.pictures, same.images, same.seeds, strict=True):
+        shown = picture(studio, path)
+        assert np.array_equal(np.asarray(shown), np.asarray(image))
+        assert shown.info["seed"] == str(seed)
+        assert json.loads(shown.info["plan"]) == same.plan.to_dict()
+        assert path.endswith(f"/{seed:06d}.png")
+    assert all(0 < news.done <= 1 for news in told)
+    assert drawn.milliseconds > 0 < drawn.expected
+
+
+def test_full_compute_is_drawn_once(studio, monkeypatch):
+    asked = Images(Way(2), (3,), (0,))
+    drawn = ended(studio.images(asked))[1]
+    monkeypatch.setattr(studio.pipe, "render", None)
+    assert ended(studio.images(asked)) == ([], drawn)
+    monkeypatch.undo()
+    studio.shelf.pictures.clear()  # its pictures made room
+    assert ended(studio.images(asked))[1].pictures != drawn.pictures
+    monkeypatch.setattr(drawing, "REMEMBERED", 2)
+    for seed in range(5):
+        ended(studio.images(Images(Way(2), (3,), (seed,))))
+    assert len(studio.known) == 2
+
+
+@pytest.mark.parametrize("wrap", ["none", "both"])
+def test_a_canvas_is_the_pipelines_and_is_shown_window_by_window(studio, monkeypatch, wrap):
+    monkeypatch.setattr(drawing, "PREVIEW_SECONDS", 0)
+    monkeypatch.setattr("legodiff.studio.desk.TICK", 0.001)
+    previews = []
+    put = studio.shelf.put
+    monkeypatch.setattr(
+        studio.shelf, "put", lambda png, name: previews.append((png, name)) or put(png, name)
+    )
+    asked = Canvas(Way(3, "euler"), (3, None), 1, (32, 48), wrap)
+    drawn = ended(studio.canvas(asked))[1]
+    windows, regions = asked.windows(studio.pipe), asked.regions(studio.pipe)
+    same = studio.pipe.render(
+        asked.way.full(studio.pipe), seeds=1, size=(32, 48), windows=windows, regions=regions
+    )
+    assert np.array_equal(
+        np.asarray(picture(studio, drawn.pictures[0])), np.asarray(same.images[0])
+    )
+    assert drawn.flops == same.flops
+    parts = [Image.open(io.BytesIO(png)) for png, name in previews if name == "preview.png"]
+    assert {image.size for image in parts} == {(48, 32)}
+    changes = [np.asarray(a).astype(int) - np.asarray(b) for a, b in pairwise(parts)]
+    assert all(np.count_nonzero(change) <= 16 * 16 for change in changes)  # one window each
+    assert sum(bool(change.any()) for change in changes) > 10
+
+
+def test_inside_is_what_the_bricks_estimate(studio):
+    asked = Images(Way(3, "euler", budget=0.7), (3, 4), (8, 9))
+    seen = ended(studio.inside(asked))[1]
+    pipe, plan = studio.pipe, asked.way.method(studio.pipe).plan
+    told = []
+    pipe.render(
+        asked.way.method(pipe),
+        3,
+        8,
+        watch=lambda sigma, bricks, estimates: told.append((sigma, bricks, estimates)),
+    )
+    assert seen.levels == tuple(sigma for sigma, _, _ in told)
+    assert seen.bricks == tuple(plan.bricks(level) for level in seen.levels)
+    assert len(set(seen.bricks)) == 2  # some are skipped somewhere
+    sheet = np.asarray(picture(studio, seen.sheet))
+    assert seen.size == (16, 16)
+    assert sheet.shape == (3 * 16, 3 * 16)
+    for column, (_, bricks, estimates) in enumerate(told):
+        for brick, estimate in zip(bricks, estimates, strict=True):
+            tile = sheet[16 * brick : 16 * brick + 16, 16 * column : 16 * column + 16]
+            assert np.array_equal(tile, np.asarray(to_pil(pipe.codec.decode(estimate))[0]))
+
+
+def test_who_leaves_stops_the_drawing(studio, monkeypatch):
+    calls, looked, go = [], threading.Event(), threading.Event()
+    estimates = studio.pipe.stack.estimates
+
+    def slow(*inputs):
+        if calls:
+            looked.set()
+            go.wait(5)
+        calls.append(1)
+        return estimates(*inputs)
+
+    monkeypatch.setattr(studio.pipe.stack, "estimates", slow)
+    monkeypatch.setattr(studio, "_clock", lambda size, batch: lambda method: 1.0)
+    events = studio.images(Images(Way(10, "euler"), (3,), (0,)))
+    assert isinstance(next(events), Progress)
+    looked.wait(5)
+    events.close()
+    go.set()
+    studio.desk.worker.shutdown(wait=True)
+    assert len(calls) <= 2  # of ten
+
+
+def test_two_at_once_get_their_own(studio):
+    found = {}
+
+    def ask(seed):
+        found[seed] = ended(studio.images(Images(Way(3, budget=0.9), (3,), (seed,))))[1]
+
+    threads = [threading.Thread(target=ask, args=(seed,)) for seed in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for seed in (1, 2):
+        alone = studio.pipe(labels=3, seeds=seed, steps=3, budget=0.9).images[0]
+        shown = picture(studio, found[seed].pictures[0])
+        assert np.array_equal(np.asarray(shown), np.asarray(alone))
+
+
+def test_time_left_follows_from_what_is_done(monkeypatch):
+    told, clock = [], [0.0]
+    monkeypatch.setattr(drawing.time, "perf_counter", lambda: clock[0])
+    report = drawing._Report(told.append, count=4)
+    clock[0] = 3.0
+    report(1.0)
+    assert told == [Progress(0.25, 9.0)]
