@@ -63,6 +63,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setattr(digits, "DigitJudges", judges)
     monkeypatch.setattr(bench, "PRODUCT", {"cpu": 64})
     monkeypatch.setattr(bench, "TURN", 1e-9)
+    monkeypatch.setattr("legodiff.studio.server.serve", lambda studio, at: at.close())
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -220,6 +220,7 @@ def test_classes_are_painted(page, studio):
 
 def test_inside_shows_each_estimate(page):
     open_tab(page, "Inside")
+    set_budget(page, 0.7)
     press_draw(page, "Look inside")
     slider = page.locator(".inside input[type=range]")
     slider.focus()
@@ -232,6 +233,10 @@ def test_inside_shows_each_estimate(page):
         left = window.evaluate("one => getComputedStyle(one).backgroundPositionX")
         width = window.evaluate("one => one.clientWidth")
         assert float(left.removesuffix("px")) == -at * width
+    top = page.locator(".inside span").last
+    expect(top).to_have_text("")
+    page.keyboard.press("Home")
+    expect(top).to_have_text("(skipped)")  # at high noise, where the paper's rule leaves it out
     expect(page.get_by_text("No trade-off is known")).to_be_visible()
     expect(page.get_by_text("brick 2:").last).to_contain_text("MFLOPs")
 

@@ -82,7 +82,7 @@ def cost(drawn: Drawn, full: int) -> str:
         f"{drawn.nfe:,} evaluations of {drawn.method.sampler}; "
         f"<b>{_time(drawn.milliseconds)}</b> an image, expected {_time(drawn.expected)}"
     )
-    if drawn.point is not None:
+    if drawn.point is not None and drawn.point.error:
         line += f"; {drawn.point.error:.2g} deviations from full compute, by its plan"
     return line
 
@@ -126,8 +126,10 @@ def inside(seen: Inside, bricks: Sequence[str]) -> str:
     figures = []
     for number, name in enumerate(bricks):
         ran = "".join("1" if number in some else "0" for some in seen.bricks)
+        skipped = "" if number in seen.bricks[-1] else "(skipped)"
         figures.append(
-            f'<figure><figcaption>{escape(name)} <span data-ran="{ran}"></span></figcaption>'
+            f'<figure><figcaption>{escape(name)} <span data-ran="{ran}">{skipped}</span>'
+            "</figcaption>"
             f'<div class="window" role="img" aria-label="the estimate of {escape(name)}" '
             f'style="width:{width * zoom}px;height:{height * zoom}px;image-rendering:pixelated;'
             f"background:url({seen.sheet}) calc(var(--level) * {-width * zoom}px) "
