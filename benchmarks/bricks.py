@@ -60,6 +60,9 @@ RIVALS: dict[str, Rival] = {
     "dit l8 w192 d4": (192, [("image", 8, 4)]),
     "dit l8 w256 d3": (256, [("image", 8, 3)]),
     "dit l8 w128 d8": (128, [("image", 8, 8)]),
+    "dit l8 w64 d4": (64, [("image", 8, 4)]),
+    "dit l4 w64 d1": (64, [("image", 4, 1)]),
+    "dit l4 w128 d2": (128, [("image", 4, 2)]),
     "dit l4 w64 d2": (64, [("image", 4, 2)]),
     "dit l4 w96 d2": (96, [("image", 4, 2)]),
     "dit l4 w64 d3": (64, [("image", 4, 3)]),
@@ -69,6 +72,7 @@ RIVALS: dict[str, Rival] = {
     "dit l4 w192 d4": (192, [("image", 4, 4)]),
     # a coarse image-brick, and a detail brick of (size, l, blocks, phase)
     "lego w64 16": (64, [("image", 8, 5), (16, 4, 1)]),
+    "lego w64 16 laid": (64, [("image", 8, 5), (16, 4, 1, 6)]),
     "lego w96 16": (96, [("image", 8, 5), (16, 4, 1)]),
     "lego w128 16": (128, [("image", 8, 5), (16, 4, 1)]),
     "lego w128 16 laid": (128, [("image", 8, 5), (16, 4, 1, 6)]),

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from legodiff import BrickSpec, LegoStack, preset
+from legodiff.model.cost import subset_flops
 from legodiff.model.presets import PRESETS
 
 
@@ -112,13 +113,13 @@ def test_the_tables_of_the_paper():
     assert [preset(f"lego-{s}-pg-64").heads for s in ("s", "l", "xl")] == [6, 16, 16]
     assert rows("dit-s-2-64") == [("image", 2, 12)]
     assert rows("dit-xl-4-32") == [("image", 4, 28)]
-    for name, spec in PRESETS.items():
-        assert spec.refine != name.startswith(("lego-", "dit-"))  # the paper's rule in its tables
-        assert spec.image_size[0] == int(name.split("-")[-1])
     sizes, grids = ("s", "l", "xl"), (32, 64)
     names = {f"lego-{s}-{o}-{g}" for s in sizes for o in ("pg", "pr", "u") for g in grids}
     names |= {f"dit-{s}-{local}-{g}" for s in sizes for local in (2, 4) for g in grids}
     assert names < set(PRESETS)
+    for name, spec in PRESETS.items():
+        assert spec.refine == (name not in names)  # the paper's rule in its tables
+        assert spec.image_size[0] == int(name.split("-")[-1])
 
 
 def test_paper_sizes_by_their_parameters():
@@ -155,3 +156,25 @@ def test_channels_classes_and_changes_are_set():
         preset("lego-s-pq-64")
     with pytest.raises(ValueError, match="unknown key 'depht'"):
         preset("lego-s-pg-64", depht=3)
+
+
+@pytest.mark.parametrize("size", ["s", "l", "xl"])
+@pytest.mark.parametrize("grid", [32, 64, 128, 256])
+def test_lite_stacks_are_coarse_below_and_laid_aside_above(size, grid):
+    """As many parameters as the DiT of their size, a fraction of its FLOPs, no borders in line."""
+    spec = preset(f"lego-{size}-lite-{grid}")
+    dit = replace(preset(f"dit-{size}-2-64"), image_size=(grid, grid))
+    coarse, *details = spec.bricks
+    assert coarse.is_image
+    assert (grid // coarse.local) ** 2 <= 256  # tokens
+    assert coarse.depth >= sum(brick.depth for brick in details)
+    assert sum(brick.depth for brick in spec.bricks) == dit.bricks[0].depth
+    borders = [set(range(0, grid, coarse.local))]
+    for brick in details:
+        borders.append(set(range(brick.phase, grid, brick.size)))  # of its patches
+        assert brick.local < coarse.local
+    for number, one in enumerate(borders):
+        assert all(one.isdisjoint(other) for other in borders[:number])
+    assert millions(spec) == pytest.approx(millions(dit), rel=0.06)
+    flops = [subset_flops(one, tuple(range(len(one.bricks))), (grid, grid)) for one in (spec, dit)]
+    assert flops[0] < 0.35 * flops[1]

@@ -20,6 +20,13 @@ GRIDS: dict[int, tuple[tuple[Any, int], ...]] = {
     64: ((4, 2), (16, 8), ("image", 2)),
     32: ((4, 2), (8, 4), ("image", 2)),
 }
+# image size: local field of a coarse image-brick; size, local field and phase of detail on top
+LITE: dict[int, tuple[int, tuple[tuple[int, int, int], ...]]] = {
+    32: (4, ((8, 2, 3),)),
+    64: (8, ((16, 4, 6),)),
+    128: (8, ((16, 4, 6),)),
+    256: (16, ((32, 8, 12), (16, 4, 6))),
+}
 # order of the small (0), middle (1) and image (2) brick, from the bottom to the top
 ORDERS = {"pg": (0, 1, 2), "pr": (2, 1, 0), "u": (2, 1, 0, 1, 2)}
 
@@ -45,7 +52,28 @@ def _paper() -> dict[str, StackSpec]:
     return specs
 
 
-def _small(grid: int, width: int, heads: int, *bricks: tuple[Any, int, int]) -> StackSpec:
+def _lite() -> dict[str, StackSpec]:
+    """Most of the depth in a coarse image-brick, and a sixth of a DiT's in each detail brick."""
+    specs = {}
+    for size, (width, heads, _, dit_depth) in SIZES.items():
+        for grid, (local, details) in LITE.items():
+            above = tuple(
+                BrickSpec(side, field, dit_depth // 6, phase=phase)
+                for side, field, phase in details
+            )
+            depth = dit_depth - sum(brick.depth for brick in above)
+            specs[f"lego-{size}-lite-{grid}"] = StackSpec(
+                image_size=(grid, grid),
+                channels=3,
+                width=width,
+                heads=heads,
+                bricks=(BrickSpec("image", local, depth), *above),
+                class_std=1.0,
+            )
+    return specs
+
+
+def _small(grid: int, width: int, heads: int, *bricks: tuple[Any, ...]) -> StackSpec:
     return StackSpec(
         image_size=(grid, grid),
         channels=3,
@@ -58,13 +86,14 @@ def _small(grid: int, width: int, heads: int, *bricks: tuple[Any, int, int]) -> 
 
 PRESETS: dict[str, StackSpec] = {
     **_paper(),
+    **_lite(),
     # Small images and short budgets: coarse image-brick below, finer patch-bricks on top.
     "lite-pr-16": _small(16, 64, 2, ("image", 4, 4), (8, 4, 2), (4, 2, 1)),
     "lite-pg-16": _small(16, 64, 2, (4, 2, 1), (8, 4, 2), ("image", 4, 4)),
     "lite-dit-16": _small(16, 64, 2, ("image", 4, 7)),
     "lite-pr-32": _small(32, 128, 4, ("image", 4, 5), (8, 2, 1)),
     "lite-dit-32": _small(32, 128, 4, ("image", 4, 6)),
-    "lite-pr-64": _small(64, 256, 4, ("image", 8, 6), (16, 4, 2)),
+    "lite-pr-64": _small(64, 256, 4, ("image", 8, 6), (16, 4, 2, 6)),
     "lite-dit-64": _small(64, 256, 4, ("image", 8, 8)),
     # The smallest stacks with all that a big one has; for tests.
     "tiny-pr-16": _small(16, 32, 2, ("image", 4, 2), (8, 4, 1), (4, 2, 1)),
