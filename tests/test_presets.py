@@ -177,4 +177,4 @@ def test_lite_stacks_are_coarse_below_and_laid_aside_above(size, grid):
         assert all(one.isdisjoint(other) for other in borders[:number])
     assert millions(spec) == pytest.approx(millions(dit), rel=0.06)
     flops = [subset_flops(one, tuple(range(len(one.bricks))), (grid, grid)) for one in (spec, dit)]
-    assert flops[0] < 0.35 * flops[1]
+    assert flops[0] < 0.4 * flops[1]
