@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from legodiff import LegoPipeline, SkipPlan
-from legodiff.diffusion.regions import across
+from legodiff.diffusion.regions import across, default_blend
 from legodiff.pictures import save_png
 from legodiff.sampling import Method
 
@@ -31,7 +31,7 @@ def main() -> None:
     named = [int(label) if label.isdecimal() else label for label in options.labels]
     classes = [pipe.label_index(label) for label in named]
     known = [label for label in classes if label is not None]
-    regions = across(known, canvas, blend=min(pipe.stack.spec.image_size) // 2, wrap=wrap)
+    regions = across(known, canvas, default_blend(pipe.stack.spec.image_size), wrap)
     method = Method(SkipPlan.full(len(pipe.stack.spec.bricks)), options.steps)
 
     nfe, flops = pipe.cost(method, canvas, windows, regions)

@@ -78,7 +78,8 @@ HEAVY = {
 # ... but for files that are nothing without them, which only such files import outside functions.
 OPTIONAL = {
     "interop.diffusers_pipeline",
-    *("studio.api", "studio.page", "studio.painting", "studio.server", "studio.training"),
+    *("studio.api", "studio.server", "studio.page", "studio.parts", "studio.painting"),
+    *("studio.generate", "studio.wide", "studio.inside", "studio.training", "studio.gallery"),
 }
 
 

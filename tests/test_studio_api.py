@@ -17,7 +17,7 @@ LIMITS = Limits(images=4, steps=20, pixels=4096, waiting=0)
 
 @pytest.fixture(scope="module")
 def studio(model):
-    return Studio(LegoPipeline.from_pretrained(model), model, None, LIMITS)
+    return Studio(LegoPipeline.from_pretrained(model), model, LIMITS)
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +66,7 @@ def test_the_model_and_its_limits_are_told(client, studio):
         ("/generate", {"steps": 21}, "21 steps: this studio takes from 1 to 20"),
         ("/generate", {"steps": "many"}, "steps: Input should be a valid integer"),
         ("/generate", {"labels": ["eleven"]}, "label 'eleven': choose from 0 to 9"),
+        ("/generate", {"sampler": "fast"}, "sampler"),
         ("/generate", {"labels": []}, "labels: List should have at least 1 item"),
         ("/generate", {"seeds": [-1]}, "a seed must be a whole number from 0"),
         ("/generate", {"path": "/etc/passwd"}, "path: Extra inputs are not permitted"),
@@ -75,7 +76,7 @@ def test_the_model_and_its_limits_are_told(client, studio):
         ("/canvas", {"steps": 2}, "size: Field required"),
         ("/canvas", {"steps": 2, "size": [64, 128]}, "these are 0.00819 megapixels"),
         ("/canvas", {"steps": 2, "size": [17, 16]}, "17x16"),
-        ("/canvas", {"steps": 2, "size": [16, 32], "wrap": "z"}, "wrap: Input should be 'none'"),
+        ("/canvas", {"steps": 2, "size": [16, 32], "wrap": "z"}, "wrap is 'z'; choose from none"),
     ],
 )
 def test_what_cannot_be_is_one_line(client, path, asked, line):

@@ -18,11 +18,11 @@ from legodiff.studio.requests import Canvas, Images, Limits, Way
 @pytest.fixture
 def studio(model):
     pipe = LegoPipeline.from_pretrained(model)
-    return Studio(pipe, model, None, Limits(images=4, steps=10, pixels=4096, waiting=2))
+    return Studio(pipe, model, Limits(images=4, steps=10, pixels=4096, waiting=2))
 
 
 def picture(studio, path):
-    return Image.open(io.BytesIO(studio.shelf.get(path.split("/")[2]).png))
+    return Image.open(io.BytesIO(studio.shelf.get(path).png))
 
 
 def test_images_are_the_pipelines(studio):
@@ -48,7 +48,8 @@ def test_full_compute_is_drawn_once(studio, monkeypatch):
     assert ended(studio.images(asked)) == ([], drawn)
     monkeypatch.undo()
     studio.shelf.pictures.clear()  # its pictures made room
-    assert ended(studio.images(asked))[1].pictures != drawn.pictures
+    assert ended(studio.images(asked))[1] != drawn  # drawn anew, in another time
+    assert studio.shelf.has(drawn.pictures[0])
     monkeypatch.setattr(drawing, "REMEMBERED", 2)
     for seed in range(5):
         ended(studio.images(Images(Way(2), (3,), (seed,))))
@@ -79,6 +80,9 @@ def test_a_canvas_is_the_pipelines_and_is_shown_window_by_window(studio, monkeyp
     changes = [np.asarray(a).astype(int) - np.asarray(b) for a, b in pairwise(parts)]
     assert all(np.count_nonzero(change) <= 16 * 16 for change in changes)  # one window each
     assert sum(bool(change.any()) for change in changes) > 10
+    kept = [one.name for one in studio.shelf.pictures.values()]
+    assert 0 < kept.count("preview.png") <= drawing.PREVIEWS
+    assert kept.count("canvas.png") == 1
 
 
 def test_inside_is_what_the_bricks_estimate(studio):
@@ -147,6 +151,15 @@ def test_time_left_follows_from_what_is_done(monkeypatch):
     told, clock = [], [0.0]
     monkeypatch.setattr(drawing.time, "perf_counter", lambda: clock[0])
     report = drawing._Report(told.append, count=4)
+    report.show("first.png")
     clock[0] = 3.0
-    report(1.0)
-    assert told == [Progress(0.25, 9.0)]
+    report(1.0)  # which shows the same picture
+    assert told == [Progress(0.0, None, "first.png"), Progress(0.25, 9.0, "first.png")]
+
+
+def test_only_a_run_with_a_log_has_a_training(studio, tmp_path):
+    assert studio.run is None
+    studio.pipe.folder = tmp_path
+    assert studio.run is None
+    (tmp_path / "log.jsonl").touch()
+    assert studio.run == tmp_path

@@ -41,7 +41,7 @@ def studio(tmp_path_factory):
     (run / "samples").mkdir()
     write_log(run, [100, 200])
     pipe = LegoPipeline.from_pretrained(run)
-    studio = Studio(pipe, "runs/scenes", run, Limits(images=4, steps=30, pixels=16384, waiting=2))
+    studio = Studio(pipe, "runs/scenes", Limits(images=4, steps=30, pixels=16384, waiting=2))
     at = server.bound(0)
     config = uvicorn.Config(server.app(studio), log_level="warning")
     serving = uvicorn.Server(config)

@@ -36,12 +36,12 @@ def pipe(model):
 )
 def test_what_cannot_be_is_refused_in_a_line(pipe, request_, message):
     with pytest.raises(ValueError, match=message) as caught:
-        request_.check(pipe, Limits(images=4, steps=20, pixels=10_000))
+        request_.check(pipe, Limits(images=4, steps=20, pixels=10_000, waiting=0))
     assert "\n" not in str(caught.value)
 
 
 def test_within_the_limits(pipe):
-    limits = Limits(images=2, steps=3, pixels=16 * 32)
+    limits = Limits(images=2, steps=3, pixels=16 * 32, waiting=0)
     assert Images(WAY, (3,), (0, 1)).check(pipe, limits) == WAY.method(pipe)
     assert Canvas(Way(steps=3), size=(16, 32)).check(pipe, limits).steps == 3
     with pytest.raises(ValueError, match="megapixels"):

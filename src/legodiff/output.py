@@ -46,16 +46,8 @@ class Order:
     def about(self) -> dict[str, Any]:
         """What all images have in common, for their metadata."""
         nfe, flops = self.pipe.cost(self.method, self.pipe.canvas(self.size))
-        return {
-            "software": f"legodiff {__version__}",
-            "model": self.pipe.fingerprint,
-            "weights": self.weights,
-            **self.pipe.precision,
-            "size": list(self.size),
-            **self.method.to_dict(),
-            "nfe": nfe,
-            "flops": flops,
-        }
+        made = _made_by(self.pipe, self.method, self.weights)
+        return {**made, "size": list(self.size), "nfe": nfe, "flops": flops}
 
     def about_one(self, position: int) -> dict[str, Any]:
         """The metadata of an image."""
@@ -73,6 +65,18 @@ class Order:
             len(positions),
             on_progress=show,
         )
+
+
+def about_canvas(pipe: LegoPipeline, samples: Samples, weights: str) -> dict[str, Any]:
+    """The metadata of a canvas, but for what was asked of it."""
+    image, made = samples.images[0], _made_by(pipe, samples.method, weights)
+    size = [image.height, image.width]
+    return {"seed": samples.seeds[0], **made, "size": size, "flops": samples.flops}
+
+
+def _made_by(pipe: LegoPipeline, method: Method, weights: str) -> dict[str, Any]:
+    model = {"software": f"legodiff {__version__}", "model": pipe.fingerprint, "weights": weights}
+    return {**model, **pipe.precision, **method.to_dict()}
 
 
 def write_folder(

@@ -95,8 +95,9 @@ def canvas(
     noise level to noise level, so that each pixel is computed about once a step; with --stride
     they overlap and are averaged, as in the paper.
     """
-    from legodiff import __version__
     from legodiff.diffusion.canvas import WRAPS
+    from legodiff.diffusion.regions import default_blend
+    from legodiff.output import about_canvas
     from legodiff.pictures import save_png
 
     wanted = parse_size(size) or (0, 0)
@@ -118,7 +119,7 @@ def canvas(
     how: dict[str, Any] = {"stride": stride, "batch": batch, "wrap": WRAPS[wrap]}
     how |= {} if margin is None else {"margin": margin}
     windows = pipe.windows(place, **how)
-    soft = min(pipe.stack.spec.image_size) // 2 if blend is None else blend // factor
+    soft = default_blend(pipe.stack.spec.image_size) if blend is None else blend // factor
     areas = _regions(labels, regions, pipe, place, soft, WRAPS[wrap])
     with progress() as show:
         samples = pipe.render(
@@ -129,10 +130,8 @@ def canvas(
             windows=windows,
             regions=areas,
         )
-    about: dict[str, Any] = {"software": f"legodiff {__version__}", "model": pipe.fingerprint}
-    about |= {"weights": weights, "seed": seed, "labels": labels or regions, "blend": soft * factor}
-    about |= {"wrap": wrap, "stride": stride, "margin": margin, **method.to_dict()}
-    about |= {"flops": samples.flops, **pipe.precision}
+    about = {"labels": labels or regions, "blend": soft * factor, "wrap": wrap}
+    about |= {"stride": stride, "margin": margin, **about_canvas(pipe, samples, weights)}
     save_png(out, samples.images[0].crop((0, 0, wanted[1], wanted[0])), about)
     say(
         f"{out}: {wanted[0]}x{wanted[1]} pixels in {samples.seconds:.1f} s, {samples.nfe:,} "

@@ -1,6 +1,5 @@
 """``legodiff studio``"""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -50,7 +49,6 @@ def studio(
     pipe = open_pipeline(run, choose_device(device), vae, weights)
     prepare(pipe, precision, compiled)
     pipe.codec.prepare()
-    folder = Path(run) if (Path(run) / "log.jsonl").is_file() else None
     limits = Limits(images, steps, int(megapixels * 1e6), waiting)
     say(f"http://{server.HOST}:{at.getsockname()[1]}  (API: /docs; Ctrl-C stops it)")
-    server.serve(Studio(pipe, run, folder, limits, weights), at)
+    server.serve(Studio(pipe, run, limits, weights), at)

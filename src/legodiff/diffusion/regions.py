@@ -18,6 +18,11 @@ class Regions(NamedTuple):
     """float32 (R, H, W): how much each label counts at each pixel. They add up to 1."""
 
 
+def default_blend(window: tuple[int, int]) -> int:
+    """Over how many pixels classes fade into each other if nothing is said: half a window."""
+    return min(window) // 2
+
+
 def label_map(
     labels: Tensor, size: tuple[int, int], blend: int = 0, wrap: tuple[bool, bool] = (False, False)
 ) -> Regions:

@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Generator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from fastapi import FastAPI, HTTPException
 from fastapi.exceptions import RequestValidationError
@@ -11,13 +11,14 @@ from fastapi_offline import FastAPIOffline  # its page of descriptions needs no 
 from pydantic import BaseModel, ConfigDict, Field
 
 from legodiff import __version__
+from legodiff.diffusion.canvas import WRAPS
+from legodiff.diffusion.samplers import SAMPLERS
 from legodiff.model.cost import brick_flops, brick_parameters
 from legodiff.studio.desk import BusyError
 from legodiff.studio.drawing import Drawn, Studio
 from legodiff.studio.requests import Canvas, Images, Way
 
 Label = int | str | None
-Seed = Field(ge=0, lt=2**63)
 
 
 class AskWay(BaseModel):
@@ -25,7 +26,7 @@ class AskWay(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     steps: int = 18
-    sampler: Literal["heun", "euler", "dpmpp_2m", "ddpm", "ddim"] = "heun"
+    sampler: str = Field("heun", description=f"One of {', '.join(SAMPLERS)}.")
     guidance: float = Field(1.0, description="Classifier-free guidance; 1 is none.")
     budget: float = Field(1.0, gt=0, le=1, description="Share of the FLOPs with all bricks.")
 
@@ -50,7 +51,7 @@ class AskCanvas(AskWay):
     )
     seed: int = Field(0, ge=0, lt=2**63)
     size: tuple[int, int] = Field(description="Height and width in pixels.")
-    wrap: Literal["none", "x", "y", "both"] = Field("none", description="Sides that meet.")
+    wrap: str = Field("none", description=f"Sides that meet: {', '.join(WRAPS)}.")
 
 
 class Picture(BaseModel):
@@ -153,7 +154,7 @@ def build(studio: Studio) -> FastAPI:
 
     @api.get("/pictures/{key}/{name}", include_in_schema=False)
     def picture(key: str, name: str) -> Response:
-        found = studio.shelf.get(key)
+        found = studio.shelf.get(f"/pictures/{key}/{name}")
         if found is None:
             raise HTTPException(404, "this picture has made room for newer ones")
         headers = {"Cache-Control": "private, max-age=3600", "X-Content-Type-Options": "nosniff"}
@@ -175,7 +176,7 @@ def _ended(events: Generator[Any, None, Drawn]) -> Drawn:
 def _answer(
     studio: Studio, drawn: Drawn, seeds: Sequence[int], labels: Sequence[int | None], full: int
 ) -> Answer:
-    files = [studio.shelf.get(path.split("/")[2]) for path in drawn.pictures]
+    files = map(studio.shelf.get, drawn.pictures)
     images = [
         Picture(seed=seed, label=label, png=base64.b64encode(file.png).decode())
         for seed, label, file in zip(seeds, labels, files, strict=True)

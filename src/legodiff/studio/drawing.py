@@ -13,12 +13,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from legodiff import __version__
 from legodiff.budgets import clock
 from legodiff.codec import to_pil
 from legodiff.diffusion.canvas import Windows, looks
 from legodiff.drawing import Samples
-from legodiff.output import Order
+from legodiff.output import Order, about_canvas
 from legodiff.pictures import png_bytes
 from legodiff.pipeline import LegoPipeline
 from legodiff.plans import Point
@@ -30,6 +29,7 @@ from legodiff.studio.shelf import Shelf
 MEMORY = 2**28  # bytes of pictures that are kept
 REMEMBERED = 64  # drawings with all bricks that are not drawn again
 PREVIEW_SECONDS = 0.7  # between pictures of an unfinished canvas
+PREVIEWS = 3  # of a canvas that are kept, for browsers that are late
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Progress:
 
     done: float
     """Share of it."""
-    seconds_left: float
+    seconds_left: float | None
+    """None as long as nothing is done."""
     preview: str | None = None
     """Where the unfinished picture is."""
 
@@ -79,23 +80,25 @@ class Inside:
 class Studio:
     """One model and what is drawn with it."""
 
-    def __init__(
-        self, pipe: LegoPipeline, name: str, run: Path | None, limits: Limits, weights: str = "ema"
-    ) -> None:
+    def __init__(self, pipe: LegoPipeline, name: str, limits: Limits, weights: str = "ema") -> None:
         """
         Args:
             pipe: the model.
             name: what users call it: a folder or Hub id.
-            run: its run folder, if it has a log.
             limits: the most that a request may ask for.
             weights: which of the run's weights these are, for metadata.
         """
-        self.pipe, self.name, self.run, self.limits = pipe, name, run, limits
-        self.weights = weights
+        self.pipe, self.name, self.limits, self.weights = pipe, name, limits, weights
         self.desk = Desk(limits.waiting)
         self.shelf = Shelf(MEMORY)
         self.known: OrderedDict[Hashable, Drawn] = OrderedDict()
         self.clocks: dict[tuple[tuple[int, int], int], Callable[[Method], float]] = {}
+
+    @property
+    def run(self) -> Path | None:
+        """The run folder of the model, if it has a log."""
+        folder = self.pipe.folder
+        return folder if folder is not None and (folder / "log.jsonl").is_file() else None
 
     def images(self, request: Images) -> Generator[Any, None, Drawn]:
         """Draws images; yields Waiting and Progress. Raises ValueError as ``check`` does."""
@@ -122,10 +125,10 @@ class Studio:
         return (yield from self.desk.run(partial(self._inside, first, method)))
 
     def _remembered(self, request: Images) -> Drawn | None:
-        found = self.known.get(request)
+        found = self.known.pop(request, None)
         if found is None or not all(map(self.shelf.has, found.pictures)):
             return None
-        self.known.move_to_end(request)
+        self.known[request] = found  # the newest
         return found
 
     def _images(self, request: Images, method: Method, tell: Tell) -> Drawn:
@@ -166,11 +169,13 @@ class Studio:
             regions=regions,
             on_window=unfinished,
         )
-        about: dict[str, Any] = {"software": f"legodiff {__version__}", "model": pipe.fingerprint}
-        about |= {"weights": self.weights, "seed": request.seed, "wrap": request.wrap}
-        about |= {"labels": "painted" if request.painted is not None else list(request.labels)}
-        about |= {"size": list(request.size), **method.to_dict(), "flops": samples.flops}
-        files = [png_bytes(samples.images[0], about | pipe.precision)]
+        labels = "painted" if request.painted is not None else list(request.labels)
+        about = {
+            "labels": labels,
+            "wrap": request.wrap,
+            **about_canvas(pipe, samples, self.weights),
+        }
+        files = [png_bytes(samples.images[0], about)]
         drawn = self._drawn(samples, files, ["canvas.png"], expected)
         if request.painted is None:
             return drawn
@@ -242,6 +247,7 @@ class _Unfinished:
         self.studio, self.place, self.report = studio, place, report
         whole = windows.drawn(place)
         self.image = torch.zeros(1, studio.pipe.stack.spec.channels, *whole)
+        self.previews: list[str] = []
         self.shown = time.perf_counter()
 
     def __call__(self, at: tuple[int, int], estimate: Tensor) -> None:
@@ -253,7 +259,10 @@ class _Unfinished:
             return
         codec = self.studio.pipe.codec
         image = to_pil(codec.preview(self.image[..., : self.place[0], : self.place[1]]))[0]
-        self.report.tell_again(self.studio.shelf.put(png_bytes(image), "preview.png"))
+        self.previews.append(self.studio.shelf.put(png_bytes(image), "preview.png"))
+        self.report.show(self.previews[-1])
+        if len(self.previews) > PREVIEWS:
+            self.studio.shelf.drop(self.previews.pop(0))
         self.shown = time.perf_counter()
 
 
@@ -261,14 +270,20 @@ class _Report:
     """Turns images done into news, with the time that is left."""
 
     def __init__(self, tell: Tell, count: int) -> None:
-        self.tell, self.count, self.began, self.done = tell, count, time.perf_counter(), 0.0
+        self.tell, self.count, self.began = tell, count, time.perf_counter()
+        self.done = 0.0
+        self.preview: str | None = None
 
     def __call__(self, images: float) -> None:
         self.done = images / self.count
-        self.tell_again(None)
+        self._news()
 
-    def tell_again(self, preview: str | None) -> None:
-        """Tells the same again, with a picture."""
+    def show(self, preview: str) -> None:
+        """Tells the same again, with a picture, which is shown until there is another."""
+        self.preview = preview
+        self._news()
+
+    def _news(self) -> None:
         took = time.perf_counter() - self.began
-        left = took * (1 / self.done - 1) if self.done else 0.0
-        self.tell(Progress(self.done, left, preview))
+        left = took * (1 / self.done - 1) if self.done else None
+        self.tell(Progress(self.done, left, self.preview))

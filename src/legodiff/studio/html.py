@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from html import escape
 from math import ceil
 
-from legodiff.diffusion.skipping import SkipPlan
 from legodiff.sampling import Method, Sampling
 from legodiff.studio.desk import Waiting
 from legodiff.studio.drawing import Drawn, Inside, Progress
@@ -55,7 +54,8 @@ def news(told: Waiting | Progress) -> str:
     if isinstance(told, Waiting):
         return box(f'<p role="status">{told.ahead} before you in the queue</p>')
     bar = f'<progress max="1" value="{told.done:.3f}" aria-label="drawn so far"></progress>'
-    line = f'<p role="status">{told.done:.0%} drawn, {told.seconds_left:.0f} s left</p>'
+    left = "" if told.seconds_left is None else f", {told.seconds_left:.0f} s left"
+    line = f'<p role="status">{told.done:.0%} drawn{left}</p>'
     shown = f'<img src="{told.preview}" alt="the picture so far">' if told.preview else ""
     return box(bar + line + shown)
 
@@ -63,16 +63,19 @@ def news(told: Waiting | Progress) -> str:
 def figure(drawn: Drawn, title: str, alts: Sequence[str], full: int) -> str:
     """Pictures under what they cost; ``full``: the FLOPs of the method with all bricks."""
     zoom = max(1, ceil(SMALLEST / min(drawn.size)))
-    width = drawn.size[1] * zoom
-    shown = "".join(
-        f'<a href="{path}" download="{path.rsplit("/", 1)[1]}" title="download">'
+    shown = downloads(drawn.pictures, alts, drawn.size[1] * zoom)
+    told = f"<b>{escape(title)}</b><br>{cost(drawn, full)}"
+    return f"<figure><figcaption>{told}</figcaption>{shown}</figure>"
+
+
+def downloads(pictures: Sequence[str], alts: Sequence[str], width: int) -> str:
+    """Pictures, so many pixels wide, that are downloaded when they are clicked."""
+    links = "".join(
+        f'<a href="{path}" download title="download">'
         f'<img src="{path}" alt="{escape(alt)}" width="{width}"></a>'
-        for path, alt in zip(drawn.pictures, alts, strict=True)
+        for path, alt in zip(pictures, alts, strict=True)
     )
-    return (
-        f"<figure><figcaption><b>{escape(title)}</b><br>{cost(drawn, full)}</figcaption>"
-        f'<div class="pictures">{shown}</div></figure>'
-    )
+    return f'<div class="pictures">{links}</div>'
 
 
 def cost(drawn: Drawn, full: int) -> str:
@@ -95,13 +98,12 @@ def pair(*figures: str) -> str:
 def strip(method: Method, sampling: Sampling, bricks: Sequence[str]) -> str:
     """Bricks x noise levels: which ran when."""
     levels = sorted(set(method.levels(sampling)), reverse=True)
-    plan: SkipPlan = method.plan
     head = "".join(f"<th>{_level(level, at, len(levels))}</th>" for at, level in enumerate(levels))
     rows = []
     for number in reversed(range(len(bricks))):
         cells = []
         for level in levels:
-            runs = number in plan.bricks(level)
+            runs = number in method.plan.bricks(level)
             kind = "guided" if method.evaluations(level) > 1 else "on"
             said = ("runs" if kind == "on" else "runs, guided") if runs else "skipped"
             told = f"{bricks[number]} at noise {level:.3g}: {said}"

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from legodiff.diffusion.canvas import WRAPS, Windows
-from legodiff.diffusion.regions import Regions, across, label_map
+from legodiff.diffusion.regions import Regions, across, default_blend, label_map
 from legodiff.diffusion.skipping import SkipPlan
 from legodiff.pipeline import LegoPipeline
 from legodiff.sampling import Method
@@ -20,11 +20,11 @@ Labels = tuple[int | None, ...]
 class Limits:
     """The most that one request may ask for, and how many requests may wait."""
 
-    images: int = 16
-    steps: int = 100
-    pixels: int = 2**22
+    images: int
+    steps: int
+    pixels: int
     """Of all images of a request together."""
-    waiting: int = 8
+    waiting: int
 
 
 @dataclass(frozen=True)
@@ -145,8 +145,15 @@ class Canvas:
         if not none:
             return None
         if self.painted is not None:
-            return label_map(self.painted, place, _blend(pipe), WRAPS[self.wrap])
-        return across(_indices(pipe, self.labels), place, _blend(pipe), WRAPS[self.wrap])
+            return label_map(
+                self.painted, place, default_blend(pipe.stack.spec.image_size), WRAPS[self.wrap]
+            )
+        return across(
+            _indices(pipe, self.labels),
+            place,
+            default_blend(pipe.stack.spec.image_size),
+            WRAPS[self.wrap],
+        )
 
     def full_flops(self, pipe: LegoPipeline) -> int:
         """Of the method with all bricks, about."""
@@ -179,7 +186,8 @@ class Canvas:
                 lines += ["painted = torch.from_numpy(np.array(Image.open('regions.png'))).long()"]
                 kind, what = "label_map", "painted"
             imports += [f"from legodiff.diffusion.regions import {kind}"]
-            lines += [f"regions = {kind}({what}, {place}, blend={_blend(pipe)}, wrap={wrap})"]
+            blend = default_blend(pipe.stack.spec.image_size)
+            lines += [f"regions = {kind}({what}, {place}, blend={blend}, wrap={wrap})"]
             told += ["regions=regions"]
         imports += ["from legodiff.sampling import Method"]
         lines += [f"out = pipe.render(method, {', '.join(told)})"]
@@ -200,11 +208,6 @@ def _listed(pipe: LegoPipeline, labels: Sequence[int | None]) -> str:
 
 def _indices(pipe: LegoPipeline, labels: Sequence[int | None]) -> list[int]:
     return [pipe.stack.spec.classes if label is None else label for label in labels]
-
-
-def _blend(pipe: LegoPipeline) -> int:
-    """Over how much of the model's canvas classes fade into each other: as `legodiff canvas`."""
-    return min(pipe.stack.spec.image_size) // 2
 
 
 def _script(imports: Sequence[str], run: str, lines: Sequence[str]) -> str:

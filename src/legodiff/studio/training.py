@@ -5,24 +5,17 @@ from typing import Any
 
 import gradio as gr
 
-from legodiff.pictures import figure_bytes, loss_figure, trade_off_figure
-from legodiff.plans import lines
+from legodiff.pictures import figure_bytes, loss_figure
 from legodiff.studio import html
 from legodiff.studio.drawing import Studio
-from legodiff.studio.requests import Way
+from legodiff.studio.parts import QUIET, raw
 from legodiff.train.log import BANDS, read_log
 
 EVERY = 5.0  # seconds between looks at a run
 
 
-def raw(value: str = "") -> gr.HTML:
-    """HTML of ours, in a style of ours."""
-    return gr.HTML(value, apply_default_css=False, padding=True)
-
-
-def tab(studio: Studio, blocks: gr.Blocks) -> None:
+def tab(studio: Studio, run: Path, blocks: gr.Blocks) -> None:
     """Losses, and the pictures of a run with a slider through time."""
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     losses = raw()
     at = gr.Slider(0, 1, 1, step=1, label="Picture", info="From the first to the newest.")
     grid = raw()
@@ -30,54 +23,49 @@ def tab(studio: Studio, blocks: gr.Blocks) -> None:
     seen = gr.State(None)
 
     def look(known: Any, chosen: float) -> tuple[Any, ...]:
-        found = _newest(studio)
+        found = _newest(run)
         if found == known:
             return gr.skip(), gr.skip(), gr.skip(), known
-        pictures = _pictures(studio)
-        last = max(0, len(pictures) - 1)
+        last = max(0, found[1] - 1)
         follows = known is None or chosen >= known[1] - 1  # whoever looks at the newest stays there
         place = last if follows else int(chosen)
         slider = gr.Slider(0, max(1, last), place, step=1, interactive=last > 0)
-        return _losses(studio), slider, _grid(studio, place), found
+        return _losses(studio, run), slider, _grid(studio, run, place), found
 
     def choose(chosen: float) -> str:
-        return _grid(studio, int(chosen))
+        return _grid(studio, run, int(chosen))
 
-    gr.on([blocks.load, timer.tick], look, [seen, at], [losses, at, grid, seen], **quiet)
-    at.input(choose, at, grid, **quiet, trigger_mode="always_last")
+    gr.on([blocks.load, timer.tick], look, [seen, at], [losses, at, grid, seen], **QUIET)
+    at.input(choose, at, grid, **QUIET, trigger_mode="always_last")
 
 
-def _newest(studio: Studio) -> tuple[int, int]:
+def _newest(run: Path) -> tuple[int, int]:
     """What tells whether a run went on: the size of its log, and how many pictures there are."""
-    assert studio.run is not None
-    log = studio.run / "log.jsonl"
-    return log.stat().st_size if log.exists() else 0, len(_pictures(studio))
+    log = run / "log.jsonl"
+    return log.stat().st_size if log.exists() else 0, len(_pictures(run))
 
 
-def _pictures(studio: Studio) -> list[Path]:
-    assert studio.run is not None
-    return sorted((studio.run / "samples").glob("*.png"))
+def _pictures(run: Path) -> list[Path]:
+    return sorted((run / "samples").glob("*.png"))
 
 
-def _losses(studio: Studio) -> str:
+def _losses(studio: Studio, run: Path) -> str:
     """The curves, and the newest line in words."""
-    assert studio.run is not None
-    log = read_log(studio.run / "log.jsonl") if (studio.run / "log.jsonl").exists() else []
-    if not log:
-        return html.box("<p>This run has not told its loss yet.</p>")
     names = [str(brick) for brick in studio.pipe.stack.spec.bricks]
-    last = log[-1]
-    said = f"{last['images']:,} images, loss {last['loss']:.4f}"
     try:
+        log = read_log(run / "log.jsonl")
+        if not log:
+            return html.box("<p>This run has not told its loss yet.</p>")
         path = studio.shelf.put(figure_bytes(loss_figure(log, names, BANDS)), "loss.png")
-    except ValueError as error:  # no matplotlib
+    except ValueError as error:
         return html.wrong(str(error))
+    said = f"{log[-1]['images']:,} images, loss {log[-1]['loss']:.4f}"
     return html.box(f'<p role="status">{said}</p>{html.linked(path, "losses over images seen")}')
 
 
-def _grid(studio: Studio, at: int) -> str:
+def _grid(studio: Studio, run: Path, at: int) -> str:
     """One of the run's pictures."""
-    pictures = _pictures(studio)
+    pictures = _pictures(run)
     if not pictures:
         return html.box("<p>This run has drawn no pictures yet.</p>")
     path = pictures[min(at, len(pictures) - 1)]
@@ -86,21 +74,3 @@ def _grid(studio: Studio, at: int) -> str:
         f"<figure><figcaption>{int(path.stem):,} images</figcaption>"
         f"{html.linked(shown, 'samples of the run')}</figure>"
     )
-
-
-def trade_off(studio: Studio, way: Way) -> str:
-    """What a budget buys, with what was chosen; a line in words if nothing was planned."""
-    pipe = studio.pipe
-    full = way.full(pipe)
-    curve = pipe.curve(full)
-    if curve is None:
-        return html.box(
-            "<p>No trade-off is known for this sampler, steps and guidance; "
-            "<code>legodiff plan</code> finds it. The dial follows the paper's rule.</p>"
-        )
-    size = pipe.stack.spec.image_size
-    share = way.method(pipe).flops(pipe.sampling, pipe.stack.spec, size) / curve.full.flops
-    title = f"{studio.name}: what a budget buys"
-    figure = trade_off_figure(lines(curve), title, share)
-    path = studio.shelf.put(figure_bytes(figure), "trade-off.png")
-    return html.box(html.linked(path, "difference from full compute over share of FLOPs"))

@@ -1,0 +1,53 @@
+"""What a visitor drew, newest first, with what draws it again elsewhere."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from legodiff.studio import html
+from legodiff.studio.drawing import Drawn, Studio
+from legodiff.studio.requests import Canvas, Images
+
+ENTRIES = 24  # that a gallery keeps
+
+
+class Entry(NamedTuple):
+    """A drawing of a visitor. Gradio hashes what it keeps, so all of it can be."""
+
+    title: str
+    pictures: tuple[str, ...]
+    width: int
+    """Of each, in pixels."""
+    regions: str | None
+    command: str
+    python: str
+    apart_from_budget: Images | None
+    """What was asked for, at full compute; None for canvases, each of which is kept."""
+
+
+def entry(studio: Studio, title: str, drawn: Drawn, request: Images | Canvas) -> Entry:
+    """What was drawn, and how to ask for it elsewhere."""
+    told = request.command(studio.pipe, studio.name), request.python(studio.pipe, studio.name)
+    same = request.at_full_compute() if isinstance(request, Images) else None
+    return Entry(title, drawn.pictures, drawn.size[1], drawn.regions, *told, same)
+
+
+def added(new: Entry, entries: Sequence[Entry]) -> list[Entry]:
+    """A gallery with one more; where only the dial was moved, in place of the newest."""
+    asked = new.apart_from_budget
+    moved = bool(entries) and asked is not None and entries[0].apart_from_budget == asked
+    return [new, *entries[1 if moved else 0 :]][:ENTRIES]
+
+
+def shown(studio: Studio, entries: Sequence[Entry]) -> str:
+    """The gallery; what has made room for newer pictures is left out."""
+    cards = []
+    for one in entries:
+        if not all(map(studio.shelf.has, one.pictures)):
+            continue
+        width = max(html.SMALLEST, min(512, one.width))
+        body = html.downloads(one.pictures, [""] * len(one.pictures), width)
+        if one.regions is not None:
+            body += f'<a href="{one.regions}" download>regions.png</a>: what was painted'
+        texts = [("Command line", one.command), ("Python", one.python)]
+        cards.append(html.card(one.title, body, texts))
+    return html.pair(*cards) if cards else html.box("<p>What you draw comes here.</p>")
