@@ -1,7 +1,9 @@
+from collections import Counter
+
 import pytest
 import torch
 
-from legodiff.diffusion.canvas import Windows, windowed
+from legodiff.diffusion.canvas import Windows, looks, windowed
 from legodiff.diffusion.regions import Regions, across
 from legodiff.diffusion.samplers import SAMPLERS
 from legodiff.noise import karras_sigmas
@@ -172,6 +174,29 @@ def test_regions_give_each_pixel_its_class_and_mix_at_the_border():
     assert classes[14:] == pytest.approx(torch.full((10,), 5.0), abs=1e-4)
     assert classes[10:14].tolist() == pytest.approx([1.8, 2.6, 3.4, 4.2], abs=1e-4)
     assert sorted(asked) == [1, 1, 5, 5]  # the window in the middle is asked for both
+
+
+@pytest.mark.parametrize("labels", [None, [0, 1], [0, 1, 0, 2]])
+@pytest.mark.parametrize(("stride", "margin"), [(None, 0), (None, 3), (5, 0)])
+@pytest.mark.parametrize("wrap", [(False, False), (False, True)])
+def test_each_window_is_told_and_counted_beforehand(stride, margin, wrap, labels):
+    windows, canvas = Windows((8, 8), stride, margin, wrap, batch=3), (20, 40)
+    regions = None if labels is None else across(labels, canvas, blend=4, wrap=wrap)
+    told, noisy, sigma = [], noise(windows.drawn(canvas)), torch.full((1,), SIGMAS[0])
+    denoise = windowed(
+        pointwise, windows, SIGMAS, regions, lambda at, estimate: told.append((at, estimate))
+    )
+    denoise(noisy, sigma, None)
+    assert len(told) == looks(windows, canvas, regions)
+    places = windows.places(windows.drawn(canvas), 0)
+    seen = Counter(at for at, _ in told)
+    assert set(seen) == set(places)
+    assert (max(seen.values()) > 1) == (labels is not None)  # where classes fade into each other
+    for (row, column), estimate in told:
+        rolled = noisy.roll((-row, -column), (-2, -1))[..., :8, :8]
+        plain = pointwise(rolled, sigma, None)[0]
+        label = ((estimate - plain) / 0.1).mean().round()
+        assert torch.allclose(estimate, plain + 0.1 * label, atol=1e-6)
 
 
 def test_nonsense_is_refused():

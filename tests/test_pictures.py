@@ -128,3 +128,8 @@ def test_a_trade_off_picture_has_a_line_for_each_kind(tmp_path):
         assert min(image.size) > 300
         colours = {colour for _, colour in image.convert("RGB").getcolors(1 << 16)}
     assert {(31, 119, 180), (255, 127, 14)} <= colours  # one of each line
+    lines = [
+        trade_off_figure(curves, "a model", chosen=chosen).axes[0].lines for chosen in (None, 0.4)
+    ]
+    assert len(lines[0]) == 2
+    assert list(lines[1][2].get_xdata()) == [0.4, 0.4]
