@@ -61,7 +61,7 @@ def test_the_queue_is_bounded_and_says_how_long_it_is():
     assert next(first) == "on"
     second = desk.run(lambda tell: 2)
     assert next(second) == Waiting(1)
-    with pytest.raises(BusyError, match="1 drawings wait already"):
+    with pytest.raises(BusyError, match=r"as many wait as may \(1\)"):
         next(desk.run(lambda tell: 3))
     gate.set()
     assert ended(second)[1] == 2
@@ -82,12 +82,14 @@ def test_who_leaves_is_stopped_and_the_next_goes_on():
 
     first = desk.run(endless)
     assert next(first) == "on"
-    waits = desk.run(lambda tell: pytest.fail("nobody waits for this"))
+    begun = threading.Event()
+    waits = desk.run(lambda tell: begun.set())
     assert next(waits) == Waiting(1)
     waits.close()  # leaves before its turn
     first.close()
     assert stopped.wait(5)
     assert ended(desk.run(lambda tell: 3))[1] == 3
+    assert not begun.is_set()  # nobody waits for it
 
 
 def test_mistakes_reach_who_asked():

@@ -93,7 +93,7 @@ def test_a_full_queue_is_told(client, studio):
     answer = client.post("/generate", json={"steps": 1})
     waits.close()
     assert answer.status_code == 503
-    assert "0 drawings wait already" in answer.json()["error"]
+    assert "as many wait as may (0)" in answer.json()["error"]
 
 
 def test_bodies_names_and_other_sites_are_refused(client):

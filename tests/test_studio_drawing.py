@@ -85,17 +85,17 @@ def test_a_canvas_is_the_pipelines_and_is_shown_window_by_window(studio, monkeyp
     assert kept.count("canvas.png") == 1
 
 
-def test_inside_is_what_the_bricks_estimate(studio):
-    asked = Images(Way(3, "euler", budget=0.7), (3, 4), (8, 9))
+@pytest.mark.parametrize("sampler", ["euler", "heun"])
+def test_inside_is_what_the_bricks_estimate(studio, sampler):
+    asked = Images(Way(3, sampler, budget=0.7), (3, 4), (8, 9))
     seen = ended(studio.inside(asked))[1]
     pipe, plan = studio.pipe, asked.way.method(studio.pipe).plan
-    told = []
+    calls = []
     pipe.render(
-        asked.way.method(pipe),
-        3,
-        8,
-        watch=lambda sigma, bricks, estimates: told.append((sigma, bricks, estimates)),
+        asked.way.method(pipe), 3, 8, watch=lambda sigma, *found: calls.append((sigma, *found))
     )
+    told = [calls[0], *(b for a, b in pairwise(calls) if a[0] != b[0])]  # the first at each level
+    assert len(calls) == (5 if sampler == "heun" else 3)
     assert seen.levels == tuple(sigma for sigma, _, _ in told)
     assert seen.bricks == tuple(plan.bricks(level) for level in seen.levels)
     assert len(set(seen.bricks)) == 2  # some are skipped somewhere

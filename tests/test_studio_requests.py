@@ -73,6 +73,14 @@ def test_command_and_python_draw_the_same_images(pipe, model, call, tmp_path, mo
     assert (tmp_path / "drawn.png").is_file()
 
 
+@pytest.mark.parametrize("name", ["a, b", "2", "deep sea"])
+def test_names_that_a_list_would_break_are_told_by_number(pipe, monkeypatch, name):
+    assert "--labels zero,none " in Images(WAY, (0, None)).command(pipe, "run")
+    monkeypatch.setattr(pipe, "class_names", ("zero", name))
+    assert "--labels 1,0,none " in Images(WAY, (1, 0, None)).command(pipe, "run")
+    assert "--labels 1,0,none " in Canvas(WAY, (1, 0, None), size=(16, 32)).command(pipe, "run")
+
+
 PAINTED = torch.tensor([[3, 10], [0, 0]])
 
 

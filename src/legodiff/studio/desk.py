@@ -73,9 +73,7 @@ class Desk:
         with self.lock:
             self.jobs = [job for job in self.jobs if not job.done()]
             if len(self.jobs) > self.waiting:
-                raise BusyError(
-                    f"{self.waiting} drawings wait already, which is as many as may; try again soon"
-                )
+                raise BusyError(f"busy: as many wait as may ({self.waiting}); try again soon")
             job = self.worker.submit(work)
             self.jobs.append(job)
             return job
