@@ -62,7 +62,7 @@ def write_memorised(
     for name, values in both.items():
         axes.hist(values.numpy(), bins=50, range=(0, top), density=True, alpha=0.55, label=name)
     axes.set(xlabel=f"distance to the nearest, in {features} features", ylabel="density")
-    axes.legend()
+    axes.legend(loc="upper right")  # looking for the best place takes long
     save_figure(folder / "distances.png", figure)
 
     text = io.StringIO()
