@@ -46,6 +46,7 @@ FEW = {
     "--samples": {"50000": "40"},
     "--canvases": {"24": "2"},
     "--rounds": {"7": "1", "12": "1"},
+    "--seconds": {"200": "0.05"},
     "--size": {"256": "64"},
     "--expect-world": {"16": "1"},
 }
@@ -61,9 +62,9 @@ def pictures(folder, count, size, names=("",)):
         Image.fromarray(pixels).save(path)
 
 
-def model(folder, channels=3, classes=10, image_size=16, **how):
+def model(folder, channels=3, classes=10, **how):
     torch.manual_seed(0)
-    spec = preset("tiny-pr-16", channels=channels, classes=classes, image_size=[image_size] * 2)
+    spec = preset("tiny-pr-16", channels=channels, classes=classes)
     pipe = LegoPipeline(awaken(LegoStack(spec)).eval(), PixelCodec((0.0,) * channels), **how)
     pipe.save_pretrained(folder)
 
@@ -103,12 +104,8 @@ def place(tmp_path, monkeypatch):
         run = config.load_config("digits", SHORT).model_dump(mode="json")
         names, how = tuple("0123456789"), {"label_dropout": 0.1}
         model(tmp_path / "runs" / "demo", 1, class_names=names, run=run, **how)
-        for name in ("dit-0", "pg-0"):
-            model(tmp_path / "runs" / name, 1, class_names=names, run=run, **how)
-        model(tmp_path / "runs" / "pr", 3, 0, 32)
         for name in ("imagenet-256", "imagenet-64", "flowers"):
             model(tmp_path / "runs" / name, run=run, **how)
-        model(tmp_path / "owner", 3, 0)
 
     def checkpoints():
         for name in ("network-snapshot", "network-snapshot-100000"):
@@ -146,7 +143,6 @@ def hub(place, monkeypatch):
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         hub.upload("stabilityai/sd-vae-ft-ema", place / "vae")
         hub.upload("google/ddpm-cifar10-32", place / "ddpm")
-        hub.upload("owner/flowers", place / "owner", branch="v1.0")
         yield hub
 
 
@@ -185,7 +181,10 @@ SMALL = {
         "RIVALS": {"dit": (32, [("image", 16, 1)]), "lego": (32, [("image", 16, 1), (16, 8, 1)])},
         **{"DRAWN": 100, "JUDGED": 8, "STEPS": 1, "BATCH": 8, "EQUAL": 1},
     },
-    "training": {"DRAWN": 20, "STEPS": 2, "ORDERS": {"pr": "tiny-pr-16"}},
+    "training": {
+        **{"IMAGES": 64, "DRAWN": 20, "STEPS": 2, "ORDERS": {"pr": "tiny-pr-16"}},
+        **{"FILLS": ("skip",), "RATIOS": (0.5,)},
+    },
     "scale": {
         **{"MODEL": "lite-pr-16", "SIDES": (16,), "BATCHES": (1,), "ROUNDS": 1, "TURNS": 1},
         **{"CANVASES": ((16, 16),), "PROCESSES": (1,), "IMAGES": (2, 8), "DRAWS": "tiny-pr-16"},
@@ -195,10 +194,19 @@ SMALL = {
 """What is smaller in a benchmark."""
 
 
+def few(words):
+    return [FEW.get(words[at - 1], {}).get(word, word) for at, word in enumerate(words)]
+
+
 def run_benchmark(name, words, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    monkeypatch.setattr(sys, "argv", [name, *words])
+    more = ["--count", "30", "--steps", "1"] if "--crops" in words else []
+    monkeypatch.setattr(sys, "argv", [*few([name, *words]), *more])
     module = runpy.run_path(str(ROOT / name))
+    small = {"LEARNT": 4200, "HELD_OUT": 16}
+    for key, value in small.items():
+        if hasattr(sys.modules.get("rendered"), key):
+            monkeypatch.setattr(sys.modules["rendered"], key, value)
     module["main"].__globals__.update({"DigitJudges": judges, **SMALL.get(name[11:-3], {})})
     module["main"]()
 
@@ -213,7 +221,7 @@ def run_curl(words, client):
 
 
 def run_legodiff(words, monkeypatch):
-    small = [FEW.get(words[at - 1], {}).get(word, word) for at, word in enumerate(words)]
+    small = few(words)
     if small[1] == "train":
         small += [part for one in SHORT for part in ("--set", one)]
     monkeypatch.setattr(sys, "argv", small)
@@ -228,6 +236,9 @@ def test_commands_run_on_stand_ins(text, place, hub, quick, monkeypatch):
         words = shlex.split(line, comments=True)
         if "export" in words[1:2] and words[2].startswith("models/"):
             shutil.copytree(place / "imported", place / "models", dirs_exist_ok=True)
+        if "owner/flowers@v1.0" in words:
+            refs = hub.repos["owner/flowers"]["refs"]
+            refs["v1.0"] = refs["main"]
         if "legodiff" in words:  # torchrun and srun are those of a cluster
             run_legodiff(words[words.index("legodiff") :], monkeypatch)
         elif words[:1] == ["python"]:
