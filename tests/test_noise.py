@@ -65,6 +65,8 @@ def test_timesteps_are_those_of_a_search():
     known = table.log().numpy()
     expected = np.interp(sigma.double().log().numpy(), known, np.arange(1000))
     assert np.allclose(found.numpy(), expected, atol=1e-6)
+    single = noise.table_timestep(table.float())
+    assert torch.allclose(single, torch.arange(1000).double(), atol=1e-4)
 
 
 def test_ddpm_draws_reach_the_whole_table_evenly():

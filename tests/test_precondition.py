@@ -4,8 +4,6 @@ import torch
 from legodiff.model.precondition import (
     OBJECTIVES,
     ddpm,
-    ddpm_sigma,
-    ddpm_timestep,
     edm,
     linear_estimate,
     to_clean,
@@ -48,17 +46,6 @@ def test_ddpm_is_equation_6_in_sigma_coordinates():
     assert torch.allclose(to_clean(eps, noisy, at), expected)
     assert torch.allclose(at.scale * noisy, x_t)
     assert torch.allclose(at.noise, timestep.double(), atol=1e-9)
-
-
-def test_ddpm_timestep_and_sigma_are_inverse():
-    timestep = torch.linspace(0, 999, 5001, dtype=torch.float64)
-    assert torch.allclose(ddpm_timestep(ddpm_sigma(timestep)), timestep, atol=1e-8)
-    assert torch.equal(
-        ddpm_timestep(torch.tensor([1e-6, 1e6])), torch.tensor([0.0, 999.0]).double()
-    )
-    whole = torch.arange(1000)
-    assert torch.allclose(ddpm_sigma(whole), ddpm_sigmas(), rtol=1e-12)
-    assert torch.allclose(ddpm_timestep(ddpm_sigmas().float()), whole.double(), atol=1e-4)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

@@ -32,8 +32,7 @@ SMALL = {
 }
 
 
-@pytest.fixture
-def small(monkeypatch):
+def make_small(monkeypatch):
     """The suites at a size that takes seconds, with a backend that leaves code as it is."""
     for name, value in SMALL.items():
         monkeypatch.setitem(PRESETS, name, value)
@@ -42,6 +41,11 @@ def small(monkeypatch):
         suite_h100, "CompiledStack", lambda stack, **_: CompiledStack(stack, backend="eager")
     )
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+
+
+@pytest.fixture
+def small(monkeypatch):
+    make_small(monkeypatch)
 
 
 def row(name, times, size=None):

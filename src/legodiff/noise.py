@@ -92,7 +92,7 @@ def ddpm_sigmas() -> Tensor:
 
 
 @once
-def log_table(device: torch.device, **schedule: Any) -> Tensor:
+def _log_table(device: torch.device, **schedule: Any) -> Tensor:
     """ln sigma of the entries of ``beta_sigmas``, made where it is used but for Apple's MPS."""
     wide = wide_dtype(device)
     home = device if wide == torch.float64 else "cpu"
@@ -104,7 +104,7 @@ def table_timestep(sigma: Tensor, **schedule: Any) -> Tensor:
 
     Exact on the table; levels outside it are moved to its ends.
     """
-    known = log_table(sigma.device, **schedule)
+    known = _log_table(sigma.device, **schedule)
     level = sigma.to(known.dtype).log().clamp(known[0], known[-1])
     above = (known < level[..., None]).sum(dim=-1).clamp(1, len(known) - 1)  # ONNX has no search
     return above - 1 + (level - known[above - 1]) / (known[above] - known[above - 1])

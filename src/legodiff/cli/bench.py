@@ -65,7 +65,9 @@ def bench(
         str | None,
         typer.Option(help="cpu or h100: instead of models, what this library holds itself to."),
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="Of the CPU.", min=1)] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Of the CPU; by default as torch says.", min=1)
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="A .json for all figures; table and picture go beside it.")
     ] = None,

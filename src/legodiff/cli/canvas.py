@@ -43,7 +43,8 @@ def canvas(
     size: Annotated[str, typer.Option(help="HEIGHTxWIDTH in pixels, such as 600x2048.")],
     out: Annotated[Path, typer.Option(help="PNG file to write.")],
     labels: Annotated[
-        str | None, typer.Option(help="Classes from left to right: 3,none,7 or names.")
+        str | None,
+        typer.Option(help="Classes from left to right: 3,none,7 or names; by default none."),
     ] = None,
     regions: Annotated[
         str | None,
@@ -53,7 +54,10 @@ def canvas(
         ),
     ] = None,
     blend: Annotated[
-        int | None, typer.Option(help="Pixels over which classes fade into each other.", min=0)
+        int | None,
+        typer.Option(
+            help="Pixels over which classes fade into each other; by default half a window.", min=0
+        ),
     ] = None,
     wrap: Annotated[
         str, typer.Option(help="x: left meets right, y: top meets bottom; both; none.")
@@ -76,7 +80,9 @@ def canvas(
     ] = None,
     margin: Annotated[
         int | None,
-        typer.Option(help="Pixels of the model by which windows that shift overlap.", min=0),
+        typer.Option(
+            help="Pixels of the model by which windows that shift overlap; by default 0.", min=0
+        ),
     ] = None,
     batch: Annotated[int, typer.Option(help="Windows evaluated at a time.", min=1)] = 16,
     crop: Annotated[

@@ -22,7 +22,10 @@ SizeOption = Annotated[
     str | None,
     typer.Option("--size", help="Images are cropped and scaled to HEIGHTxWIDTH or SIDE."),
 ]
-ChannelsOption = Annotated[int | None, typer.Option("--channels", help="1 for grey, 3 for colour.")]
+ChannelsOption = Annotated[
+    int | None,
+    typer.Option("--channels", help="1 for grey, 3 for colour; by default as the images are."),
+]
 
 
 @app.command(epilog="Example:  legodiff data check photos/ --size 64")

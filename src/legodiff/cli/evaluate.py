@@ -111,7 +111,10 @@ def images(
     budget: BudgetOption = None,
     size: SizeOption = None,
     batch: BatchOption = 64,
-    out: Annotated[Path | None, typer.Option(help="Folder for metrics.json and pictures.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for metrics.json and pictures; by default NAME-metrics."),
+    ] = None,
     weights: WeightsOption = "ema",
     vae: VaeOption = None,
     device: DeviceOption = "auto",
@@ -203,7 +206,9 @@ def canvas(
     trunk: Annotated[str | None, typer.Option(help="File of the network's weights.")] = None,
     heads: Annotated[str | None, typer.Option(help="File of LPIPS' own weights.")] = None,
     seed: Annotated[int, typer.Option(help="Of the random crops.", min=0)] = 0,
-    out: Annotated[Path | None, typer.Option(help="Folder for metrics.json.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for metrics.json; by default NAME-metrics.")
+    ] = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Compare crops of canvases with real images by LPIPS, as the paper's table 7.

@@ -17,7 +17,9 @@ GuidanceOption = Annotated[
 ]
 IntervalOption = Annotated[
     str | None,
-    typer.Option("--guidance-interval", help="Noise levels with guidance, as FROM,TO: 0.2,5."),
+    typer.Option(
+        "--guidance-interval", help="Noise levels with guidance, FROM,TO: 0.2,5; by default all."
+    ),
 ]
 SelfGuidanceOption = Annotated[
     float, typer.Option("--self-guidance", help="Guidance by the lowest brick; 1 is none.")

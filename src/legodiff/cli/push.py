@@ -18,7 +18,9 @@ def push(
     revision: Annotated[
         str | None, typer.Option(help="Branch, made if there is none; else the main one.")
     ] = None,
-    message: Annotated[str | None, typer.Option(help="What the commit says.")] = None,
+    message: Annotated[
+        str | None, typer.Option(help="What the commit says; by default the Hub's words.")
+    ] = None,
     license: Annotated[
         str | None, typer.Option(help="As the Hub names it: apache-2.0, cc-by-4.0 ...")
     ] = None,

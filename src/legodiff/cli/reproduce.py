@@ -39,7 +39,8 @@ def reproduce(
         typer.Option(help="Images that each model sees; else as many as its recipe says.", min=1),
     ] = None,
     samples: Annotated[
-        int | None, typer.Option(help="Images that each model is judged by.", min=2)
+        int | None,
+        typer.Option(help="Images that each model is judged by; else as its scale says.", min=2),
     ] = None,
     batch: Annotated[int, typer.Option(help="Images drawn at a time.", min=1)] = 100,
     out: Annotated[Path, typer.Option(help="Folder for models and pages.")] = Path(

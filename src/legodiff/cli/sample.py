@@ -52,7 +52,9 @@ def sample(
     labels: Annotated[
         str | None, typer.Option(help="Classes, taken in turn: 0-9, or 3,5, or names, or none.")
     ] = None,
-    seeds: Annotated[str | None, typer.Option(help="One image each: 0-63, or 7,11.")] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="One image each: 0-63, or 7,11; by default one a class.")
+    ] = None,
     per_class: Annotated[
         int | None, typer.Option(help="Images of each class, with seeds from 0.", min=1)
     ] = None,

@@ -73,6 +73,8 @@ def train(
 ) -> None:
     """Train a stack and leave a run folder to draw from.
 
+    What no option says is as in the recipe; with --init alone, as in the run it names.
+
     Several processes: torchrun --nproc-per-node 4 -m -- legodiff train ...
     """
     from legodiff.config import load_config

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from legodiff.noise import log_table, table_timestep
+from legodiff.noise import table_timestep
 
 
 class Coefficients(NamedTuple):
@@ -52,7 +52,7 @@ def ddpm(sigma: Tensor, sigma_data: float) -> Coefficients:
         skip=torch.ones_like(s),
         out=-s,
         scale=1 / (s**2 + 1).sqrt(),
-        noise=ddpm_timestep(sigma).to(sigma.dtype),
+        noise=table_timestep(sigma).to(sigma.dtype),
     )
 
 
@@ -75,19 +75,3 @@ def linear_estimate(noisy: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
     This is what a brick refines where no brick has been before it.
     """
     return edm(sigma, sigma_data).skip * noisy
-
-
-def ddpm_timestep(sigma: Tensor) -> Tensor:
-    """DDPM timestep of a noise level, linear in ln sigma between the 1000 of the table.
-
-    Exact on the table; levels outside it are moved to its ends, 0 and 999.
-    """
-    return table_timestep(sigma)
-
-
-def ddpm_sigma(timestep: Tensor) -> Tensor:
-    """Noise level of a DDPM timestep in [0, 999]: the inverse of ``ddpm_timestep``."""
-    table = log_table(timestep.device)
-    timestep = timestep.to(table.dtype).clamp(0, len(table) - 1)
-    below = timestep.floor().clamp(max=len(table) - 2).long()
-    return torch.lerp(table[below], table[below + 1], timestep - below).exp()

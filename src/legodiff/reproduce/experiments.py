@@ -148,9 +148,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         "Table 4: a pretrained model as the first brick",
         "quality",
         replace(DIGITS, models=refined(BASE, (4, 2, 1), *BRIEF)),
-        replace(
-            CIFAR, models=refined(Model("base", "cifar10-base"), (4, 2, 2), "train.images=20000000")
-        ),
+        replace(CIFAR, models=refined(Model("base", "cifar10-base"), (4, 2, 2), CIFAR_IMAGES)),
         {
             "base": "FID 2.5",
             "base (frozen) + LEGO-PR": "FID 1.92",
