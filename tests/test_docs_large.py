@@ -204,6 +204,7 @@ def few(words):
 def run_benchmark(name, words, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     more = ["--count", "30", "--steps", "1"] if "--crops" in words else []
+    more += ["--rounds", "1", "--no-compile"] if "kernels" in name else []
     monkeypatch.setattr(sys, "argv", [*few([name, *words]), *more])
     module = runpy.run_path(str(ROOT / name))
     small = {"LEARNT": 4200, "HELD_OUT": 16}
@@ -225,6 +226,8 @@ def run_curl(words, client):
 
 def run_legodiff(words, monkeypatch):
     small = few(words)
+    if small[1] == "bench" and "--suite" not in small:
+        small += ["--rounds", "1"]
     if small[1] == "train":
         small += [part for one in SHORT for part in ("--set", one)]
     monkeypatch.setattr(sys, "argv", small)

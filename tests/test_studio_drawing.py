@@ -151,10 +151,11 @@ def test_time_left_follows_from_what_is_done(monkeypatch):
     told, clock = [], [0.0]
     monkeypatch.setattr(drawing.time, "perf_counter", lambda: clock[0])
     report = drawing._Report(told.append, count=4)
-    report.show("first.png")
+    report.show("first.png", (16, 32))
     clock[0] = 3.0
     report(1.0)  # which shows the same picture
-    assert told == [Progress(0.0, None, "first.png"), Progress(0.25, 9.0, "first.png")]
+    shown = ("first.png", (16, 32))
+    assert told == [Progress(0.0, None, *shown), Progress(0.25, 9.0, *shown)]
 
 
 def test_only_a_run_with_a_log_has_a_training(studio, tmp_path):

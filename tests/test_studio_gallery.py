@@ -49,6 +49,13 @@ def test_each_canvas_is_kept(entry):
     assert [one.title for one in entries] == ["canvas 1", "canvas 0"]
 
 
+def test_pictures_are_neither_tiny_nor_huge(studio, entry):
+    assert entry("small", Images(seeds=(1,))).width == 112
+    method = Way().method(studio.pipe)
+    wide = Drawn(("/pictures/a/0.png",), (64, 4096), method, 1, 1, 1.0, 1.0, None)
+    assert gallery.entry(studio, "wide", wide, Canvas(size=(64, 4096))).width == 512
+
+
 def test_what_made_room_is_left_out(studio, entry):
     entries = [entry("<i>here</i>", Images(seeds=(1,))), entry("gone", Images(seeds=(2,)))]
     studio.shelf.drop(entries[1].pictures[0])

@@ -38,10 +38,11 @@ def drawn(method, **changes):
 def test_news_are_how_far_it_is():
     assert words(html.news(Waiting(2))) == "2 before you in the queue"
     assert words(html.news(Progress(0.0, None))) == "0% drawn"
-    shown = html.news(Progress(0.25, 9.0, "/pictures/a/preview.png"))
+    shown = html.news(Progress(0.25, 9.0, "/pictures/a/preview.png", (16, 64)))
     assert words(shown) == "25% drawn, 9 s left"
     assert parsed(shown).find("progress").get("value") == "0.250"
-    assert parsed(shown).find("img").get("src") == "/pictures/a/preview.png"
+    image = parsed(shown).find(".//img")
+    assert (image.get("src"), image.get("width")) == ("/pictures/a/preview.png", "448")
 
 
 def test_a_figure_says_what_an_image_cost(method):

@@ -42,6 +42,8 @@ class Progress:
     """None as long as nothing is done."""
     preview: str | None = None
     """Where the unfinished picture is."""
+    size: tuple[int, int] | None = None
+    """Of that picture, (height, width)."""
 
 
 @dataclass(frozen=True)
@@ -260,7 +262,7 @@ class _Unfinished:
         codec = self.studio.pipe.codec
         image = to_pil(codec.preview(self.image[..., : self.place[0], : self.place[1]]))[0]
         self.previews.append(self.studio.shelf.put(png_bytes(image), "preview.png"))
-        self.report.show(self.previews[-1])
+        self.report.show(self.previews[-1], (image.height, image.width))
         if len(self.previews) > PREVIEWS:
             self.studio.shelf.drop(self.previews.pop(0))
         self.shown = time.perf_counter()
@@ -272,18 +274,18 @@ class _Report:
     def __init__(self, tell: Tell, count: int) -> None:
         self.tell, self.count, self.began = tell, count, time.perf_counter()
         self.done = 0.0
-        self.preview: str | None = None
+        self.shown: tuple[str, tuple[int, int]] | tuple[()] = ()
 
     def __call__(self, images: float) -> None:
         self.done = images / self.count
         self._news()
 
-    def show(self, preview: str) -> None:
+    def show(self, preview: str, size: tuple[int, int]) -> None:
         """Tells the same again, with a picture, which is shown until there is another."""
-        self.preview = preview
+        self.shown = (preview, size)
         self._news()
 
     def _news(self) -> None:
         took = time.perf_counter() - self.began
         left = took * (1 / self.done - 1) if self.done else None
-        self.tell(Progress(self.done, left, self.preview))
+        self.tell(Progress(self.done, left, *self.shown))

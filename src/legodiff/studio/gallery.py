@@ -8,6 +8,7 @@ from legodiff.studio.drawing import Drawn, Studio
 from legodiff.studio.requests import Canvas, Images
 
 ENTRIES = 24  # that a gallery keeps
+WIDEST = 512  # pixels of a picture in it
 
 
 class Entry(NamedTuple):
@@ -16,7 +17,7 @@ class Entry(NamedTuple):
     title: str
     pictures: tuple[str, ...]
     width: int
-    """Of each, in pixels."""
+    """Of each as it is shown, in pixels."""
     regions: str | None
     command: str
     python: str
@@ -28,7 +29,8 @@ def entry(studio: Studio, title: str, drawn: Drawn, request: Images | Canvas) ->
     """What was drawn, and how to ask for it elsewhere."""
     told = request.command(studio.pipe, studio.name), request.python(studio.pipe, studio.name)
     same = request.at_full_compute() if isinstance(request, Images) else None
-    return Entry(title, drawn.pictures, drawn.size[1], drawn.regions, *told, same)
+    wide = min(WIDEST, html.width(drawn.size))
+    return Entry(title, drawn.pictures, wide, drawn.regions, *told, same)
 
 
 def added(new: Entry, entries: Sequence[Entry]) -> list[Entry]:
@@ -44,8 +46,7 @@ def shown(studio: Studio, entries: Sequence[Entry]) -> str:
     for one in entries:
         if not all(map(studio.shelf.has, one.pictures)):
             continue
-        width = max(html.SMALLEST, min(512, one.width))
-        body = html.downloads(one.pictures, [""] * len(one.pictures), width)
+        body = html.downloads(one.pictures, [""] * len(one.pictures), one.width)
         if one.regions is not None:
             body += f'<a href="{one.regions}" download>regions.png</a>: what was painted'
         texts = [("Command line", one.command), ("Python", one.python)]

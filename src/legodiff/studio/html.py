@@ -56,23 +56,29 @@ def news(told: Waiting | Progress) -> str:
     bar = f'<progress max="1" value="{told.done:.3f}" aria-label="drawn so far"></progress>'
     left = "" if told.seconds_left is None else f", {told.seconds_left:.0f} s left"
     line = f'<p role="status">{told.done:.0%} drawn{left}</p>'
-    shown = f'<img src="{told.preview}" alt="the picture so far">' if told.preview else ""
-    return box(bar + line + shown)
+    if told.preview is None or told.size is None:
+        return box(bar + line)
+    shown = f'<img src="{told.preview}" alt="the picture so far" width="{width(told.size)}">'
+    return box(f'{bar}{line}<div class="pictures">{shown}</div>')
+
+
+def width(size: tuple[int, int]) -> int:
+    """How wide a picture (height, width) is shown: small ones are enlarged by a whole number."""
+    return size[1] * max(1, ceil(SMALLEST / min(size)))
 
 
 def figure(drawn: Drawn, title: str, alts: Sequence[str], full: int) -> str:
     """Pictures under what they cost; ``full``: the FLOPs of the method with all bricks."""
-    zoom = max(1, ceil(SMALLEST / min(drawn.size)))
-    shown = downloads(drawn.pictures, alts, drawn.size[1] * zoom)
+    shown = downloads(drawn.pictures, alts, width(drawn.size))
     told = f"<b>{escape(title)}</b><br>{cost(drawn, full)}"
     return f"<figure><figcaption>{told}</figcaption>{shown}</figure>"
 
 
-def downloads(pictures: Sequence[str], alts: Sequence[str], width: int) -> str:
+def downloads(pictures: Sequence[str], alts: Sequence[str], wide: int) -> str:
     """Pictures, so many pixels wide, that are downloaded when they are clicked."""
     links = "".join(
         f'<a href="{path}" download title="download">'
-        f'<img src="{path}" alt="{escape(alt)}" width="{width}"></a>'
+        f'<img src="{path}" alt="{escape(alt)}" width="{wide}"></a>'
         for path, alt in zip(pictures, alts, strict=True)
     )
     return f'<div class="pictures">{links}</div>'
@@ -122,8 +128,8 @@ def strip(method: Method, sampling: Sampling, bricks: Sequence[str]) -> str:
 
 def inside(seen: Inside, bricks: Sequence[str]) -> str:
     """What each brick made of each noise level: one level at a time, chosen with a slider."""
-    height, width = seen.size
-    zoom = max(1, ceil(SMALLEST / min(seen.size)))
+    wide = width(seen.size)
+    high = seen.size[0] * wide // seen.size[1]
     count, levels = len(bricks), len(seen.levels)
     figures = []
     for number, name in enumerate(bricks):
@@ -133,9 +139,9 @@ def inside(seen: Inside, bricks: Sequence[str]) -> str:
             f'<figure><figcaption>{escape(name)} <span data-ran="{ran}">{skipped}</span>'
             "</figcaption>"
             f'<div class="window" role="img" aria-label="the estimate of {escape(name)}" '
-            f'style="width:{width * zoom}px;height:{height * zoom}px;image-rendering:pixelated;'
-            f"background:url({seen.sheet}) calc(var(--level) * {-width * zoom}px) "
-            f"{-number * height * zoom}px / {levels * width * zoom}px {count * height * zoom}px"
+            f'style="width:{wide}px;height:{high}px;image-rendering:pixelated;'
+            f"background:url({seen.sheet}) calc(var(--level) * {-wide}px) "
+            f"{-number * high}px / {levels * wide}px {count * high}px"
             '"></div></figure>'
         )
     told = " ".join(f"{level:.3g}" for level in seen.levels)
