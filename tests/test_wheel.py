@@ -71,3 +71,9 @@ def test_every_extra_is_in_the_table():
     rows = re.findall(r"^\| (`.*?) \|", (ROOT / "README.md").read_text(), re.M)
     table = re.findall(r"`(\w+)`", "\n".join(rows))
     assert set(extras) <= set(table)
+
+
+def test_the_version_is_the_same_everywhere():
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {legodiff.__version__}\n" in citation
+    assert f"\n## {legodiff.__version__}" in (ROOT / "CHANGELOG.md").read_text()
