@@ -117,8 +117,8 @@ def place(tmp_path, monkeypatch):
         save_diffusers(tmp_path / "stable-diffusion", "UNet2DConditionModel")
         shape = torch.randn(1, 3, 12)
         save_file({"encoder_hidden_states": shape}, tmp_path / "prompt.safetensors")
-        save_diffusers(tmp_path / "ddpm")
-        for name, file in (("lego-l", "network-snapshot.pkl"), ("ddpm", "ddpm")):
+        save_diffusers(tmp_path / "ddpm-theirs")
+        for name, file in (("lego-l", "network-snapshot.pkl"), ("ddpm", "ddpm-theirs")):
             pipe, _ = import_model(tmp_path / file)
             pipe.save_pretrained(tmp_path / "imported" / name)
 
@@ -139,7 +139,7 @@ def hub(place, monkeypatch):
     with fake_hub(place / "cache", monkeypatch) as hub:
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         hub.upload("stabilityai/sd-vae-ft-ema", place / "vae")
-        hub.upload("google/ddpm-cifar10-32", place / "ddpm")
+        hub.upload("google/ddpm-cifar10-32", place / "ddpm-theirs")
         yield hub
 
 
