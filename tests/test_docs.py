@@ -12,7 +12,6 @@ import torch
 from conftest import awaken, judges
 from PIL import Image
 from test_demo import TINY
-from typer.main import get_command
 
 from legodiff import LegoPipeline, LegoStack, cli, config, demo, planning, preset
 from legodiff.codec import PixelCodec
@@ -86,20 +85,6 @@ def test_commands_run(text, place, monkeypatch):
             assert words[1] in targets
         else:  # other programs are not ours to test
             assert not words or words[0] in ("pip", "git", "cd", "python3"), line
-
-
-@pytest.mark.parametrize("text", blocks("sh"))
-def test_commands_that_need_large_data_name_what_exists(text, monkeypatch):
-    """Their options are known, and their recipes are there."""
-    for words in re.findall(r"legodiff ((?:[^\n\\]|\\\n)+)", text):
-        name, *rest = shlex.split(words.replace("\\\n", " "), comments=True)
-        command = get_command(cli.app).commands[name]
-        if commands := getattr(command, "commands", None):
-            command = commands[rest.pop(0) if rest[0] in commands else "images"]
-        known = {option for parameter in command.params for option in parameter.opts}
-        assert {word for word in rest if word.startswith("--")} <= known
-        if name == "train" and not rest[0].startswith("--"):
-            assert rest[0] in config.recipes()
 
 
 @pytest.mark.parametrize("text", blocks("python"))

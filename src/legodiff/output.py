@@ -68,10 +68,9 @@ class Order:
 
 
 def about_canvas(pipe: LegoPipeline, samples: Samples, weights: str) -> dict[str, Any]:
-    """The metadata of a canvas, but for what was asked of it."""
-    image, made = samples.images[0], _made_by(pipe, samples.method, weights)
-    size = [image.height, image.width]
-    return {"seed": samples.seeds[0], **made, "size": size, "flops": samples.flops}
+    """The metadata of a canvas, but for what was asked of it; a PNG knows its own size."""
+    made = _made_by(pipe, samples.method, weights)
+    return {"seed": samples.seeds[0], **made, "flops": samples.flops}
 
 
 def _made_by(pipe: LegoPipeline, method: Method, weights: str) -> dict[str, Any]:
