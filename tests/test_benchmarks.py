@@ -129,7 +129,9 @@ def test_bricks(monkeypatch, capsys, tmp_path):
     for command in (("cost", "--rounds", 1, "--out", costs), words, words):
         module = benchmark(monkeypatch, "bricks", *command)
         module["main"].__globals__.update(small)
-        data = sys.modules["rendered"]
+        data, rivals = sys.modules["rendered"], sys.modules["rivals"]
+        monkeypatch.setattr(rivals, "RIVALS", two)
+        monkeypatch.setattr(rivals, "BATCH", small["BATCH"])
         monkeypatch.setattr(data, "LEARNT", 4200)
         monkeypatch.setattr(data, "HELD_OUT", 16)
         if command[0] == "run":
