@@ -2,6 +2,7 @@ import json
 import shutil
 import time
 from collections import namedtuple
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from legodiff.train.checkpoint import Checkpoints, list_checkpoints, read_state
 from legodiff.train.distributed import World
 from legodiff.train.learner import build_learner, build_network
 from legodiff.train.loop import train
+from legodiff.train.runs import finished, weights_written
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -78,17 +80,48 @@ def test_too_little_space_is_told_before_anything_is_written(tmp_path, monkeypat
     assert [int(path.name) for path in list_checkpoints(tmp_path)] == [32, 64]
 
 
-@pytest.mark.parametrize("place", ["weights", "state"])
-def test_a_disk_that_is_full_after_all_leaves_the_last_checkpoint(tmp_path, monkeypatch, place):
-    def full(*_, **__):
-        raise OSError(28, "No space left on device")
+def full(*_, **__):
+    raise OSError(28, "No space left on device")
 
-    name = "write_weights" if place == "weights" else "write_atomically"
+
+def test_the_room_asked_for_is_what_is_written(tmp_path, monkeypatch):
+    """The tensors of a checkpoint, and of the two files of weights beside it."""
+    run(tmp_path, "train.images=32")
+    written = sum(path.stat().st_size for path in tmp_path.rglob("*.safetensors"))
+    monkeypatch.setattr(checkpoint, "ROOM", 1)
+    for free, fits in ((written, True), (0.95 * written, False)):
+        usage = Usage(10**9, 10**9, free)
+        monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _, usage=usage: usage)
+        checkpoints = Checkpoints(tmp_path / "new", World(), sharded=False, keep=1)
+        with nullcontext() if fits else pytest.raises(ValueError, match="a checkpoint takes"):
+            checkpoints.check_room(learner())
+
+
+def test_weights_that_could_not_be_written_follow_when_the_run_goes_on(tmp_path, monkeypatch):
+    run(tmp_path / "whole")
+    monkeypatch.setattr(checkpoint.store, "write_weights", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(tmp_path / "cut", "train.images=32")  # no weights at all yet
+    monkeypatch.undo()
+    assert not (tmp_path / "cut" / "model.safetensors").exists()
+    run(tmp_path / "cut", "train.images=32", resume=True)
+    assert weights_written(tmp_path / "cut") == 32
+    monkeypatch.setattr(checkpoint.store, "write_weights", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(tmp_path / "cut", "train.images=96", "train.checkpoint_images=96", resume=True)
+    monkeypatch.undo()
+    assert finished(tmp_path / "cut", 96)
+    assert weights_written(tmp_path / "cut") == 32  # those of before
+    run(tmp_path / "cut", resume=True)
+    for name in ("model", "raw"):
+        assert same(weights(tmp_path / "cut", name), weights(tmp_path / "whole", name))
+
+
+def test_a_disk_that_is_full_after_all_leaves_the_last_checkpoint(tmp_path, monkeypatch):
     run(tmp_path, "train.images=32")
     good = checkpoint_tensors(tmp_path)
-    monkeypatch.setattr(checkpoint.store, name, full)
-    if place == "state":
-        monkeypatch.setattr(checkpoint.store, "write_config", lambda *_: None)
+    monkeypatch.setattr(checkpoint.store, "write_atomically", full)
+    monkeypatch.setattr(checkpoint.store, "write_config", lambda *_: None)
     with pytest.raises(OSError, match="No space left"):
         run(tmp_path, "train.images=64", resume=True)
     monkeypatch.undo()

@@ -16,7 +16,9 @@ import torch
 from safetensors.torch import load_file
 from small_runs import CODEC, Bars, config, quiet, same, weights
 
+from legodiff.data import Unreadable, index_at
 from legodiff.model.compiled import compile_blocks
+from legodiff.train import loop
 from legodiff.train.checkpoint import list_checkpoints
 from legodiff.train.distributed import World, joined
 from legodiff.train.log import read_log
@@ -27,6 +29,7 @@ SETTINGS = {
     **{"train.checkpoint_images": 64, "train.picture_images": 0, "train.warmup_images": 32},
     **{"train.decay_to": 1.0, "train.learning_rate": 2e-3},
 }
+BARS = Bars()
 PORTS = itertools.count(29500 + os.getpid() % 10_000 * 3)
 
 
@@ -45,20 +48,27 @@ def command(run, processes, *words, **changes):
     return [sys.executable, "-m", *launch, str(next(PORTS)), "-m", "--", "legodiff", *train]
 
 
-def one_of_many(rank, size, port, changes, run, resume):
+class Torn(Bars):
+    def read(self, index, rng=None):
+        if index in (3, 4):
+            raise Unreadable(f"{index}.jpg", "truncated")
+        return super().read(index, rng)
+
+
+def one_of_many(rank, size, port, changes, run, resume, data, say):
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     with joined(torch.device("cpu")) as world:
-        train(config(*changes), Bars(), CODEC, run, world=world, resume=resume, say=quiet)
+        train(config(*changes), data, CODEC, run, world=world, resume=resume, say=say)
 
 
-def start(run, processes, resume=False, **changes):
+def start(run, processes, resume=False, *, data=BARS, say=quiet, **changes):
     """Processes that train together, forked from this one: they need not import anything."""
     fork, port = multiprocessing.get_context("fork"), next(PORTS)
     children = [
         fork.Process(
             target=one_of_many,
-            args=(rank, processes, port, settings(**changes), run, resume),
+            args=(rank, processes, port, settings(**changes), run, resume, data, say),
         )
         for rank in range(processes)
     ]
@@ -95,6 +105,16 @@ def test_two_processes_take_the_steps_of_one(alone, tmp_path, parallel):
         assert one["losses"] == pytest.approx(other["losses"], abs=1e-5)
     for name in ("model", "raw"):
         assert apart(weights(run, name), weights(alone, name)) < 1e-5
+
+
+def test_what_any_process_could_not_read_is_told_and_counted(tmp_path, capfd):
+    together(tmp_path / "run", 2, data=Torn(), say=print)
+    told = capfd.readouterr().out.splitlines()
+    assert {line.split(": ")[1] for line in told if "unreadable" in line} == {"3.jpg", "4.jpg"}
+    lines = read_log(tmp_path / "run" / "log.jsonl")
+    counted = [event for line in lines for event in line.get("unreadable", [])]
+    positions = [index_at(position, 40, 0) for position in range(128)]
+    assert len(counted) == sum(index in (3, 4) for index in positions)
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
@@ -134,11 +154,14 @@ def test_a_run_goes_on_with_another_number_of_processes(alone, tmp_path, before,
 
 
 @pytest.mark.parametrize(("parallel", "workers"), [("ddp", 0), ("ddp", 1), ("fsdp", 0)])
-def test_two_processes_that_are_killed_go_on_bit_for_bit(tmp_path, parallel, workers):
+def test_two_processes_that_are_killed_go_on_bit_for_bit(tmp_path, monkeypatch, parallel, workers):
     changes = {"train__images": 192, "train__workers": workers, "train__parallel": parallel}
     together(tmp_path / "calm", 2, **changes)
     run = tmp_path / "killed"
-    children = start(run, 2, **changes)
+    rate = loop.learning_rate
+    monkeypatch.setattr(loop, "learning_rate", lambda *to: time.sleep(0.5) or rate(*to))
+    children = start(run, 2, **changes)  # slow enough to be killed in time
+    monkeypatch.undo()
     while not list_checkpoints(run):
         assert all(child.is_alive() for child in children)
         time.sleep(0.01)

@@ -1,8 +1,11 @@
+from dataclasses import asdict
+
 import pytest
 import torch
 from small_runs import config
 
-from legodiff import LegoPipeline, LegoStack, preset
+from legodiff import LegoPipeline, LegoStack, StackSpec, preset
+from legodiff.model.spec import ForeignSpec
 from legodiff.train.finetune import adopt
 from legodiff.train.learner import build_network
 
@@ -55,6 +58,43 @@ def test_another_size_loads_and_another_stack_says_what_does_not(base):
 
 
 def test_nothing_that_fits_is_an_error(base):
-    network = build_network(preset("lite-pr-16", channels=3), 1)
-    with pytest.raises(ValueError, match=r"^no tensor of [^\n]* fits this model; give it the same"):
-        adopt(network, [], base[0])
+    tiny = preset("tiny-pr-16", channels=1, classes=3)
+    wider = StackSpec.from_dict(tiny.to_dict() | {"width": 2 * tiny.width})
+    for spec in (preset("lite-pr-16", channels=3), wider):
+        with pytest.raises(ValueError, match=r"^no tensor of [^\n]* fits this model; give it the"):
+            adopt(build_network(spec, 1), ["cat", "dog", "owl"], base[0])
+
+
+def test_what_gives_weights_another_meaning_is_told(base):
+    tiny = preset("tiny-pr-16", channels=1, classes=3).to_dict()
+    changed = StackSpec.from_dict(tiny | {"objective": "ddpm", "refine": False})
+    found = adopt(build_network(changed, 1), ["cat", "dog", "owl"], base[0])
+    assert str(found).splitlines()[-1] == (
+        "trained otherwise than this model: objective=edm, refine=True"
+    )
+
+
+def on_top(tiny, classes=3):
+    first = ForeignSpec("LegoStack", tiny.to_dict(), classes=3, step=tiny.step)
+    bricks = [asdict(first), {"size": 4, "local": 2, "depth": 1}]
+    return StackSpec.from_dict(tiny.to_dict() | {"bricks": bricks, "classes": classes})
+
+
+def test_a_model_goes_into_the_first_brick_and_one_that_has_it_there_stays(base, tmp_path):
+    folder, old = base
+    names, spec = ["cat", "dog", "owl"], on_top(preset("tiny-pr-16", channels=1, classes=3))
+    network = build_network(spec, 1)
+    found = adopt(network, names, folder)
+    assert all(torch.equal(t, old[n]) for n, t in network.bricks[0].network.state_dict().items())
+    assert found.unused == found.otherwise == []
+    LegoPipeline(network, class_names=names).save_pretrained(tmp_path / "stacked")
+    again = build_network(spec, 2)
+    found = adopt(again, names, tmp_path / "stacked")
+    assert all(torch.equal(t, network.state_dict()[n]) for n, t in again.state_dict().items())
+    assert found.fresh == []
+
+
+def test_a_base_is_told_its_own_classes(base):
+    spec = on_top(preset("tiny-pr-16", channels=1, classes=3))
+    with pytest.raises(ValueError, match=r"as cat, dog, owl, and the data has dog, cat, owl; give"):
+        adopt(build_network(spec, 1), ["dog", "cat", "owl"], base[0])

@@ -1,15 +1,20 @@
 """Denoisers of other kinds as bricks, against their own schedulers."""
 
 import json
+from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
 
-from legodiff import BrickSpec, LegoStack, StackSpec
-from legodiff.model.cost import subset_flops
+from legodiff import BrickSpec, LegoPipeline, LegoStack, StackSpec
+from legodiff.config import TrainConfig
+from legodiff.model.cost import subset_flops, subset_seconds
 from legodiff.model.foreign import ForeignBrick
 from legodiff.model.spec import ForeignSpec
 from legodiff.noise import beta_sigmas, table_timestep
+from legodiff.train.estimate import training_flops
+from legodiff.train.runs import begin
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -262,6 +267,12 @@ def test_a_function_is_a_brick_but_cannot_be_saved(tmp_path):
         stack(noisy, sigma)
     stack.bricks[0].network = lambda noisy, sigma, labels: noisy / 2
     assert torch.equal(stack(noisy, sigma), noisy / 2)
+    above = subset_flops(stack.spec, (1,), (8, 8))
+    assert subset_flops(stack.spec, (0, 1), (8, 8)) == above  # those of a function are not known
+    assert LegoPipeline(stack)(seeds=[0], steps=2).flops == 3 * above
+    unset = stack_on(ForeignSpec("callable", prediction="epsilon"), 3, 8)
+    with pytest.raises(ValueError, match=r"set stack\.bricks\[0\]\.network"):
+        unset(noisy, sigma)
     with pytest.raises(ValueError, match="a function cannot be saved, only used"):
         stack.save_pretrained(tmp_path / "model")
     assert not (tmp_path / "model").exists()
@@ -307,3 +318,22 @@ def test_a_model_without_no_class_wants_every_label():
     for labels in (None, torch.tensor([3])):
         with pytest.raises(ValueError, match="trained without class; give every label"):
             made(noisy, sigma, labels)
+    stack = stack_on(spec, 3, 16, classes=3)
+    assert LegoPipeline(stack)(labels=[1], seeds=[0], steps=2).flops > 0
+    assert subset_seconds(stack, (0, 1), (16, 16), batch=2, repeats=1) > 0
+    assert training_flops(stack.spec, TrainConfig()) > subset_flops(stack.spec, (0, 1), (16, 16))
+    settings = TrainConfig(label_dropout=0.1)
+    with pytest.raises(ValueError, match=r"^train.label_dropout is 0.1 and UNet2DModel was not"):
+        begin(stack, None, Path("run"), settings, print)
+
+
+@pytest.mark.parametrize(
+    ("own", "no_class", "classes", "fits"),
+    [(3, True, 3, True), (3, True, 0, True), (3, False, 0, False), (3, True, 2, False),
+     (3, True, 12, False), (0, True, 12, True)],
+)  # fmt: skip
+def test_the_classes_of_a_base_are_those_of_the_stack(own, no_class, classes, fits):
+    spec = ForeignSpec("UNet2DModel", UNET, "epsilon", classes=own, no_class=no_class)
+    message = f"knows 3 classes by number, and the stack has {classes}; give data"
+    with nullcontext() if fits else pytest.raises(ValueError, match=message):
+        StackSpec((16, 16), 3, 16, 2, (spec, BrickSpec(4, 2, 1)), classes=classes)

@@ -45,15 +45,16 @@ def test_pictures_are_sorted_by_class_and_never_change(tmp_path, monkeypatch, cl
     monkeypatch.setattr(health, "STEPS", 1)
     pipe = LegoPipeline(LegoStack(preset("tiny-pr-16", channels=1, classes=classes)).eval())
     for name in ("a", "b"):
-        draw_pictures({"one": pipe, "other": pipe}, tmp_path / f"{name}.png", write=True)
+        draw_pictures({"one": pipe, "other": pipe}, tmp_path / f"{name}.png", True, 99)
     assert shown == [columns] * 4
     labels, seeds = asked[0]["labels"], asked[0]["seeds"]
     assert len(labels) == len(seeds) == 4 * columns
     by_column = [set(labels[column::columns]) for column in range(columns)]
     assert all(len(found) == 1 for found in by_column)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-    draw_pictures({"one": pipe}, tmp_path / "c.png", write=False)
+    draw_pictures({"one": pipe}, tmp_path / "c.png", write=False, micro_batch=7)
     assert not (tmp_path / "c.png").exists()
+    assert {options["batch"] for options in asked} == {4 * columns, 7}  # what memory holds
 
 
 def test_the_curve_is_drawn_from_the_log_where_it_can_be(tmp_path, monkeypatch):

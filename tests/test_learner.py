@@ -2,6 +2,8 @@ import pytest
 import torch
 from small_runs import CODEC, Bars, config
 
+from legodiff import StackSpec
+from legodiff.model.spec import ForeignSpec
 from legodiff.train.distributed import World
 from legodiff.train.learner import (
     Objective,
@@ -9,6 +11,7 @@ from legodiff.train.learner import (
     build_network,
     choose_precision,
     freeze,
+    parameter_groups,
 )
 
 BARS = Bars()
@@ -81,6 +84,22 @@ def test_what_all_bricks_share_rests_with_the_lowest():
     freeze(network, [0, 2])
     assert network.class_embedding.weight.requires_grad
     assert not any(p.requires_grad for p in network.bricks[1].parameters())
+
+
+def test_what_no_brick_reads_does_not_learn():
+    """A base of another kind alone: DDP would wait for gradients that never come."""
+    base = ForeignSpec("LegoStack", config().model.spec(1, 2).to_dict(), classes=2)
+    network = build_network(StackSpec((16, 16), 1, 16, 2, (base,), classes=2), 0)
+    for bricks in (None, [0]):
+        freeze(network, bricks)
+        resting = [name for name, p in network.named_parameters() if not p.requires_grad]
+        assert {name.split(".")[0] for name in resting} == {"noise_embedding", "class_embedding"}
+        clean, sigma = torch.randn(2, 1, 16, 16), torch.ones(2)
+        network(clean, sigma, torch.tensor([0, 1])).sum().backward()
+        used = [p for p in network.parameters() if p.requires_grad and p.grad is not None]
+        assert len(used) == sum(p.requires_grad for p in network.parameters())
+    rates = config("train.brick_rates=[0.5]").train
+    assert [group["factor"] for group in parameter_groups(network, rates)] == [0.5]
 
 
 def test_recomputing_keeps_less_for_the_backward_pass():

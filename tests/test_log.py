@@ -91,15 +91,19 @@ def test_the_share_of_time_that_images_were_waited_for(tmp_path, monkeypatch):
     assert [line["data_wait"] for line in read_log(tmp_path / "log.jsonl")] == [0.75, 0.0]
 
 
-def test_the_slowest_process_tells_how_long_was_waited(tmp_path, monkeypatch):
+def test_a_line_has_the_longest_wait_and_the_notes_of_all_processes(tmp_path, monkeypatch):
     log = make(tmp_path / "log.jsonl", images=200, seen=0)
     clock = [log.began]
     monkeypatch.setattr("legodiff.train.log.time.perf_counter", lambda: clock[0])
-    monkeypatch.setattr(World, "gather", lambda _, own: [own, 1.5])
+    other = (1.5, {"unreadable": ["b.jpg"], "dropped": [7]})
+    monkeypatch.setattr(World, "gather", lambda _, own: [own, other])
+    log.note("unreadable", "a.jpg")
     clock[0] += 2.0
     log.add(1, step([1.0], [1.0]), (0, 1), 0.1)
     log.write(1)
-    assert [line["data_wait"] for line in read_log(tmp_path / "log.jsonl")] == [0.75]
+    (line,) = read_log(tmp_path / "log.jsonl")
+    assert line["data_wait"] == 0.75
+    assert (line["unreadable"], line["dropped"]) == (["a.jpg", "b.jpg"], [7])
 
 
 def test_other_places_get_the_numbers_of_each_line(tmp_path, monkeypatch):

@@ -15,8 +15,11 @@ from legodiff.store import read_config
 from legodiff.train import learner as learners
 from legodiff.train import loop
 from legodiff.train.checkpoint import Checkpoints, list_checkpoints
+from legodiff.train.distributed import World
+from legodiff.train.estimate import estimate
 from legodiff.train.log import read_log
 from legodiff.train.loop import learning_rate
+from legodiff.train.runs import finished
 
 
 def train(*arguments, **options):
@@ -193,9 +196,12 @@ def test_too_many_bad_steps_end_the_run_with_the_last_checkpoint(tmp_path, monke
     settings = config("train.most_bad_steps=2")
     poison(monkeypatch, 32, 96)
     with pytest.raises(
-        ValueError, match=r"^2 steps in a row were not finite, up to image 64;[^\n]*$"
+        ValueError, match=r"^2 steps in a row were not finite, up to image 64; go on[^\n]*$"
     ):
         train(settings, Bars(), CODEC, tmp_path)
+    late = config("train.most_bad_steps=2", "train.checkpoint_images=96")
+    with pytest.raises(ValueError, match=r"up to image 64; begin anew with a smaller"):
+        train(late, Bars(), CODEC, tmp_path / "late")
     assert [path.name for path in list_checkpoints(tmp_path)] == [f"{32:012d}"]
     monkeypatch.undo()
     train(settings, Bars(), CODEC, tmp_path, resume=True)
@@ -204,8 +210,10 @@ def test_too_many_bad_steps_end_the_run_with_the_last_checkpoint(tmp_path, monke
 
 
 class Torn(Bars):
+    torn = (3, 4)
+
     def read(self, index, rng=None):
-        if index in (3, 4):
+        if index in self.torn:
             raise Unreadable(f"photo{index}.jpg", "truncated")
         return super().read(index, rng)
 
@@ -226,6 +234,16 @@ def test_an_unreadable_image_is_named_counted_and_replaced(tmp_path, workers):
         train(strict, Torn(), CODEC, tmp_path / "strict")
     assert error.traceback  # which holds all that the run held, but no process:
     assert not multiprocessing.active_children()
+
+
+def test_the_first_image_may_be_the_unreadable_one(tmp_path):
+    data, settings = Torn(), config("train.images=16")
+    data.torn = (0,)
+    train(settings, data, CODEC, tmp_path, say=quiet)
+    assert finished(tmp_path, 16)
+    assert not finished(tmp_path, 17)
+    assert not finished(tmp_path / "none", 0)
+    assert estimate(settings, data, CODEC, World()).images_per_second > 0
 
 
 def test_an_unconditional_model_sees_no_labels(tmp_path):

@@ -73,12 +73,14 @@ def subset_seconds(
 ) -> float:
     """Seconds of one image of ``size`` through the given bricks here, in batches: the median."""
     device = next(stack.parameters()).device
-    noisy = torch.zeros(batch, stack.spec.channels, *size, device=device)
+    spec = stack.spec
+    noisy = torch.zeros(batch, spec.channels, *size, device=device)
     sigma = torch.ones(batch, device=device)
+    labels = torch.zeros(batch, dtype=torch.int64, device=device) if spec.classes else None
     seconds = []
     for _ in range(repeats + 1):
         began = time.perf_counter()
-        estimate = stack(noisy, sigma, bricks=bricks)
+        estimate = stack(noisy, sigma, labels, bricks)
         estimate[0, 0, 0, 0].item()  # waits for the device
         seconds.append(time.perf_counter() - began)
     return median(seconds[1:]) / batch

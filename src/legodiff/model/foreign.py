@@ -83,8 +83,8 @@ class ForeignBrick(nn.Module):
         none = self.spec.classes
         if labels is None:
             labels = torch.full(scaled.shape[:1], none, device=scaled.device)
-        if self.spec.no_class or torch.compiler.is_compiling():  # a graph cannot look at labels
-            return labels
+        if self.spec.no_class or labels.is_meta or torch.compiler.is_compiling():
+            return labels  # which cannot be looked at while they are counted or compiled
         if bool((labels == none).any()):
             raise ValueError(f"{self.spec.network} was not trained without class; give every label")
         return labels
@@ -116,5 +116,8 @@ def build(spec: ForeignSpec) -> Any:
         raise ValueError(f"{spec.network} cannot be built as configured: {reason}") from error
 
 
-def _absent(*_: Any) -> Tensor:
+def _absent(noisy: Tensor, *_: Any, **__: Any) -> Tensor:
+    """Stands for a function until it is set; its FLOPs cannot be counted, and are told as 0."""
+    if noisy.is_meta:
+        return noisy
     raise ValueError("this brick is a function that is not there: set stack.bricks[0].network")

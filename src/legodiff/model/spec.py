@@ -308,6 +308,13 @@ def _check(spec: StackSpec) -> None:
             raise ValueError(f"stack: brick {number} is {brick!r}; it must be a BrickSpec")
         if isinstance(brick, ForeignSpec) and number > 0:
             raise ValueError("stack: a foreign brick reads no estimate; it must be the first")
+        if isinstance(brick, ForeignSpec) and brick.classes:
+            needed = spec.classes or not brick.no_class
+            if needed and spec.classes != brick.classes:
+                raise ValueError(
+                    f"stack: {brick.network} knows {brick.classes} classes by number, and the "
+                    f"stack has {spec.classes}; give data of the same classes"
+                )
         if any(side % brick.step for side in spec.image_size):
             near = _nearest(spec.step, spec.image_size)
             raise ValueError(

@@ -26,7 +26,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from legodiff import store
-from legodiff.train.distributed import World, whole
+from legodiff.train.distributed import World, plain
 from legodiff.train.learner import Learner
 
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # on one process
@@ -57,23 +57,22 @@ class Checkpoints:
         self.wait()
         temporary = self.folder / f".{state['images']:012d}.part"
         self.check_room(learner)
+        if not (self.sharded or self.world.leads):
+            return
         tensors = learner.tensors()
-        writing: Any = None
-        if self.sharded or self.world.leads:
-            writer = HuggingFaceStorageWriter(str(temporary), save_distributed=True)
-            writing = async_save(  # copies the tensors before it returns
-                tensors,
-                storage_writer=writer,
-                process_group=self.group,
-                no_dist=not self.sharded,
-            )
+        writing: Any = async_save(  # copies the tensors before it returns
+            tensors,
+            storage_writer=HuggingFaceStorageWriter(str(temporary), save_distributed=True),
+            process_group=self.group,
+            no_dist=not self.sharded,
+        )
         kinds = {
             "ema": {"weights": "ema", "halflife_images": f"{learner.ema.halflife:g}"},
             "raw": {"weights": "raw"},
         }
         weights = {
             store.KINDS[kind]: (
-                _copied(tensors, f"{kind}/"),
+                _copied(tensors, f"{kind}/", keep=self.world.leads),
                 {**about, "images": str(state["images"])},
             )
             for kind, about in kinds.items()
@@ -102,7 +101,10 @@ class Checkpoints:
 
     def check_room(self, learner: Learner) -> None:
         """Clears away what was cut off; raises ValueError if a checkpoint does not fit then."""
-        size = sum(tensor.numel() * tensor.element_size() for tensor in learner.tensors().values())
+        tensors = learner.tensors()
+        sizes = {name: one.numel() * one.element_size() for name, one in tensors.items()}
+        beside = sum(size for name, size in sizes.items() if not name.startswith("optimizer/"))
+        size = sum(sizes.values()) + beside  # weights and average are written once more
         problem = None
         if self.world.leads:
             for left in self.folder.glob(".*.part"):
@@ -128,9 +130,6 @@ class Checkpoints:
         """In the thread of the first process: what remains once the tensors are written."""
         try:
             writing.result()
-            for file, (tensors, about) in weights.items():
-                store.write_weights(self.run / file, tensors, about)
-            store.write_config(self.run, config)
             store.write_atomically(temporary / STATE, json.dumps(state).encode())
             store.sync_folder(temporary)
         except BaseException:
@@ -141,6 +140,9 @@ class Checkpoints:
             _remove(final)
         os.replace(temporary, final)
         store.sync_folder(self.folder)
+        for file, (tensors, about) in weights.items():
+            store.write_weights(self.run / file, tensors, about)
+        store.write_config(self.run, config)
         self._prune()
 
     def _prune(self) -> None:
@@ -164,7 +166,7 @@ def _score(folder: Path) -> float:
 
 def _remove(folder: Path) -> None:
     """Removes a checkpoint so that a half removed one is not taken for one."""
-    going = folder.parent / f".{folder.name}.part"
+    going = folder.parent / f".{folder.name}.old.part"
     shutil.rmtree(going, ignore_errors=True)
     os.replace(folder, going)
     shutil.rmtree(going)
@@ -207,11 +209,16 @@ def _broken(folder: Path, error: Exception) -> str:
     return f"checkpoint {folder} is broken ({reason}); remove it to go on from the one before"
 
 
-def _copied(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Copies on the CPU, in one piece, of the tensors whose names begin with a prefix."""
-    chosen = {
-        name.removeprefix(prefix): tensor.detach()
-        for name, tensor in tensors.items()
-        if name.startswith(prefix)
-    }
-    return {name: tensor.to("cpu", copy=True) for name, tensor in whole(chosen).items()}
+def _copied(tensors: Mapping[str, Tensor], prefix: str, keep: bool) -> dict[str, Tensor]:
+    """Copies on the CPU, in one piece, of the tensors whose names begin with a prefix.
+
+    Each is put together by all processes that have a part, one after the other, and remains on
+    those that ``keep`` it.
+    """
+    copies = {}
+    for name, tensor in tensors.items():
+        if name.startswith(prefix):
+            one = plain(tensor.detach())
+            if keep:
+                copies[name.removeprefix(prefix)] = one.to("cpu", copy=True)
+    return copies

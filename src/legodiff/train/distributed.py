@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.nn.parallel import DistributedDataParallel
 
@@ -107,12 +108,13 @@ def joined(device: torch.device, expect: int | None = None) -> Iterator[World]:
         dist.destroy_process_group()
 
 
-def shard(network: LegoStack) -> None:
+def shard(network: LegoStack, world: World) -> None:
     """Spreads a network over the processes, block by block (FSDP2)."""
+    mesh = init_device_mesh(world.device.type, (world.size,))  # else torch takes GPUs it finds
     for brick in network.bricks:
         for block in getattr(brick, "blocks", []):
-            fully_shard(block)
-    fully_shard(network)
+            fully_shard(block, mesh=mesh)
+    fully_shard(network, mesh=mesh)
     register_fsdp_forward_method(network, "estimates")
 
 
@@ -142,14 +144,6 @@ def synchronized(objective: nn.Module, network: LegoStack, last: bool) -> Iterat
         yield
 
 
-def whole(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors in one piece, on every process."""
-    return {
-        name: tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-        for name, tensor in tensors.items()
-    }
-
-
 def plain(tensor: Tensor) -> Tensor:
-    """A tensor in one piece."""
-    return whole({"": tensor})[""]
+    """A tensor in one piece, on every process."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor

@@ -17,6 +17,7 @@ from legodiff.train.distributed import World
 from legodiff.train.learner import build_learner, build_network, unwrapped
 from legodiff.train.log import peak_memory
 from legodiff.train.memory import fit_micro_batch
+from legodiff.train.stream import Stream
 
 STEPS = 3
 
@@ -48,7 +49,7 @@ def estimate(config: RunConfig, data: ImageData, codec: Codec, world: World) -> 
     spec = config.model.spec(data.channels, len(data.class_names), settings.bricks)
     learner = build_learner(build_network(spec, settings.seed), codec, settings, world)
     said: list[str] = []
-    example = torch.from_numpy(data.read(0)[0])
+    example = Stream(data, settings.seed)[0][0]
     micro_batch = fit_micro_batch(learner, example, settings, world, said.append)
     passes = settings.batch // (world.size * micro_batch)
     images = example.to(world.device).expand(micro_batch, *example.shape)

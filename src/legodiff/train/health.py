@@ -42,16 +42,22 @@ class Probe:
         return [round(loss, 6) for loss in plain(torch.cat(parts, dim=1)).mean(dim=1).tolist()]
 
 
-def draw_pictures(pipelines: dict[str, LegoPipeline], path: Path, write: bool) -> None:
-    """A grid for each pipeline from seeds that never change, by class in columns, side by side."""
+def draw_pictures(
+    pipelines: dict[str, LegoPipeline], path: Path, write: bool, micro_batch: int
+) -> None:
+    """A grid for each pipeline from seeds that never change, by class in columns, side by side.
+
+    ``micro_batch``: images that memory is known to hold in training; no more are drawn at once.
+    """
     panels = []
     for caption, pipeline in pipelines.items():
         classes = min(pipeline.stack.spec.classes, COLUMNS)
         columns = classes * (COLUMNS // classes) if classes else COLUMNS
         count = columns * ROWS
         labels = [number % classes if classes else None for number in range(count)]
+        batch = min(count, micro_batch)
         samples = pipeline(
-            labels=labels, seeds=range(count), steps=STEPS, batch=count, preview=True
+            labels=labels, seeds=range(count), steps=STEPS, batch=batch, preview=True
         )
         panels.append((caption, grid(samples.images, columns)))
     if write:

@@ -142,8 +142,8 @@ def build_learner(network: LegoStack, codec: Codec, settings: TrainConfig, world
     if settings.compile:
         compile_blocks(network)
     if sharded:
-        shard(network)
-        shard(ema.network)
+        shard(network, world)
+        shard(ema.network, world)
     optimizer = torch.optim.AdamW(
         parameter_groups(network, settings),
         lr=settings.learning_rate,
@@ -165,17 +165,19 @@ def build_learner(network: LegoStack, codec: Codec, settings: TrainConfig, world
 
 def freeze(network: LegoStack, bricks: Sequence[int] | None) -> None:
     """Leaves only some bricks to learn; what they share learns with the lowest that reads it."""
-    if bricks is None:
-        return
-    for parameter in network.parameters():
-        parameter.requires_grad_(lowest_own(network) in bricks)
-    for number, brick in enumerate(network.bricks):
-        brick.requires_grad_(number in bricks)
+    reader = lowest_own(network)
+    shared = reader is not None and (bricks is None or reader in bricks)
+    network.noise_embedding.requires_grad_(shared)
+    if network.class_embedding is not None:
+        network.class_embedding.requires_grad_(shared)
+    if bricks is not None:
+        for number, brick in enumerate(network.bricks):
+            brick.requires_grad_(number in bricks)
 
 
-def lowest_own(network: LegoStack) -> int:
+def lowest_own(network: LegoStack) -> int | None:
     """The lowest brick that is of ours, which reads the embeddings that all share."""
-    return next((n for n, b in enumerate(network.bricks) if isinstance(b, LegoBrick)), 0)
+    return next((n for n, b in enumerate(network.bricks) if isinstance(b, LegoBrick)), None)
 
 
 def parameter_groups(network: LegoStack, settings: TrainConfig) -> list[dict[str, Any]]:
@@ -190,7 +192,8 @@ def parameter_groups(network: LegoStack, settings: TrainConfig) -> list[dict[str
         )
     own = [list(brick.parameters()) for brick in network.bricks]
     inside = {id(parameter) for group in own for parameter in group}
-    own[lowest_own(network)] += [p for p in learning if id(p) not in inside]
+    if (reader := lowest_own(network)) is not None:
+        own[reader] += [p for p in learning if id(p) not in inside]
     return [
         {"params": group, "factor": factor}
         for group, factor in zip(own, settings.brick_rates, strict=True)

@@ -42,7 +42,7 @@ class Log:
 
     A line has images, loss, losses (one a brick, bottom to top), bands (for each brick the loss in
     each noise band, parted by ``BANDS``), learning_rate, images_per_second, data_wait (share of the
-    time spent waiting for images), memory_mb, and what was noted in between. Lines beyond ``seen``
+    time spent waiting for images), memory_mb, and what any process noted. Lines beyond ``seen``
     images, left by a run that was resumed further back, are removed. On several processes every one
     calls it, and the first one writes.
     """
@@ -124,7 +124,12 @@ class Log:
         sums, counts = self.world.mean(self.sums).cpu().double()
         by_brick = (sums.sum(dim=1) / counts.sum(dim=1)).tolist()  # 0 / 0 is nan: it did not run
         told = [loss for loss in by_brick if loss == loss]
-        now, waited = time.perf_counter(), max(self.world.gather(self.waited))
+        told_by = self.world.gather((self.waited, self.notes))
+        now, waited = time.perf_counter(), max(wait for wait, _ in told_by)
+        notes: dict[str, Any] = {}
+        for _, own in told_by:
+            for name, values in own.items():
+                notes.setdefault(name, []).extend(values)
         line = {
             "images": seen,
             "loss": _rounded(sum(told) / len(told)) if told else None,
@@ -134,7 +139,7 @@ class Log:
             "images_per_second": round((seen - self.written) / (now - self.began), 1),
             "data_wait": round(waited / (now - self.began), 3),
             "memory_mb": round(peak_memory(self.world.device) / 1e6),
-            **self.notes,
+            **notes,
             **more,
         }
         if self.world.leads:

@@ -18,7 +18,7 @@ from legodiff.config import RunConfig, TrainConfig
 from legodiff.data import ImageData
 from legodiff.model.compiled import telling_failure, uncompiled
 from legodiff.pipeline import LegoPipeline
-from legodiff.train.checkpoint import Checkpoints
+from legodiff.train.checkpoint import Checkpoints, list_checkpoints
 from legodiff.train.distributed import World, plain, synchronized
 from legodiff.train.draws import draw_bricks
 from legodiff.train.health import Probe, bad_positions, draw_curve, draw_pictures
@@ -32,9 +32,9 @@ from legodiff.train.learner import (
 )
 from legodiff.train.log import Log, Status, open_sinks
 from legodiff.train.memory import fit_micro_batch
-from legodiff.train.runs import begin, open_run, pipeline_of
+from legodiff.train.runs import begin, open_run, pipeline_of, weights_written
 from legodiff.train.stop import stop_asked
-from legodiff.train.stream import Batch, batches
+from legodiff.train.stream import Batch, Stream, batches
 
 Say = Callable[[str], None]
 
@@ -64,7 +64,7 @@ def train(
     """
     world = world or World()
     settings = config.train
-    say = say if world.leads else _silent
+    tell, say = say, say if world.leads else _silent
     spec = config.model.spec(data.channels, len(data.class_names), settings.bricks)
     if (data.channels, data.size) != (spec.channels, spec.image_size):
         raise ValueError(f"the images are {data.size} and the model is for {spec.image_size}")
@@ -74,7 +74,7 @@ def train(
     average = pipeline_of(learner.ema.network, config, data, codec)
     seen = open_run(run, average, learner, world, resume, say)
 
-    example = torch.from_numpy(data.read(0)[0])
+    example = Stream(data, settings.seed)[0][0]
     micro_batch = fit_micro_batch(learner, example, settings, world, say)
     learner = replicated(learner, settings, world)
     trainer = Trainer(
@@ -107,6 +107,7 @@ def train(
             world=world,
         ),
         say=say,
+        tell=tell,
         strict=config.data.strict,
     )
     trainer.loop(seen)
@@ -129,6 +130,8 @@ class Trainer:
     log: Log
     stream: Generator[Batch]
     say: Say
+    tell: Say
+    """The same, also heard from processes that do not lead."""
     strict: bool
     """Whether an unreadable image ends the run."""
     unreadable: set[str] = field(default_factory=set)
@@ -140,7 +143,7 @@ class Trainer:
         settings = self.settings
         every, pictures = settings.checkpoint_images, settings.picture_images
         pictures = every if pictures is None else pictures
-        kept = drawn = seen
+        kept, drawn = min(seen, self.world.share(weights_written(self.run))), seen
         self.checkpoints.check_room(self.learner)  # rather now than after hours
         with closing(self.stream), closing(self.checkpoints), stop_asked() as asked:
             while True:
@@ -221,15 +224,17 @@ class Trainer:
             return  # too large for fp16 at this scale: the scaler tries a smaller one
         self.bad += 1
         first = seen - self.settings.batch
-        self.log.note("dropped", {"from": first, "to": seen, "not_finite": positions})
+        if self.world.leads:
+            self.log.note("dropped", {"from": first, "to": seen, "not_finite": positions})
         what = f"the loss of the images at {positions[:8]}" if positions else "the gradient"
         self.say(f"step from image {first:,} to {seen:,} dropped: {what} is not finite")
         if self.bad >= self.settings.most_bad_steps:
             self.checkpoints.wait()
+            resumable = bool(list_checkpoints(self.run))
+            again = "go on with --resume auto and" if resumable else "begin anew with"
             raise ValueError(
-                f"{self.bad} steps in a row were not finite, up to image {seen:,}; the last "
-                f"checkpoint is good: try a smaller train.learning_rate, a smaller train.clip or "
-                "train.precision=fp32, and go on with --resume auto"
+                f"{self.bad} steps in a row were not finite, up to image {seen:,}; {again} "
+                "a smaller train.learning_rate, a smaller train.clip or train.precision=fp32"
             )
 
     def complain(self, batch: Batch) -> None:
@@ -240,7 +245,7 @@ class Trainer:
             self.log.note("unreadable", trouble)
             if trouble not in self.unreadable:
                 self.unreadable.add(trouble)
-                self.say(f"unreadable, the next image stands in for it: {trouble}")
+                self.tell(f"unreadable, the next image stands in for it: {trouble}")
 
     def keep(self, seen: int, judge: bool) -> None:
         """Begins a checkpoint; ``judge``: with the loss on images that never change."""
@@ -263,7 +268,7 @@ class Trainer:
         if self.world.leads or self.learner.sharded:
             pipelines = {"average of the weights": self.average, "weights as they are": self.raw}
             path = self.run / "samples" / f"{seen:012d}.png"
-            draw_pictures(pipelines, path, self.world.leads)
+            draw_pictures(pipelines, path, self.world.leads, self.micro_batch)
         if self.world.leads:
             names = [str(brick.size) for brick in self.learner.network.spec.bricks]
             draw_curve(self.run, names)

@@ -8,11 +8,12 @@ from legodiff import store
 from legodiff.codec import Codec
 from legodiff.config import FREE, RunConfig, TrainConfig
 from legodiff.data import ImageData
+from legodiff.model.spec import ForeignSpec
 from legodiff.model.stack import LegoStack
 from legodiff.noise import ddpm_sigmas
 from legodiff.pipeline import LegoPipeline
 from legodiff.sampling import Sampling
-from legodiff.train.checkpoint import list_checkpoints, load_checkpoint
+from legodiff.train.checkpoint import list_checkpoints, load_checkpoint, read_state
 from legodiff.train.distributed import World
 from legodiff.train.finetune import adopt
 from legodiff.train.learner import Learner
@@ -44,9 +45,32 @@ def begin(
     settings: TrainConfig,
     say: Callable[[str], None],
 ) -> None:
-    """Gives a run that has no checkpoint yet the weights it is to begin with."""
+    """Gives a run that has no checkpoint yet the weights it is to begin with.
+
+    Raises ValueError if they do not fit, or if labels would be dropped before a brick that was
+    never trained without class.
+    """
+    first = network.spec.bricks[0]
+    named = isinstance(first, ForeignSpec) and first.classes and not first.no_class
+    if named and settings.label_dropout:
+        raise ValueError(
+            f"train.label_dropout is {settings.label_dropout:g} and {first} was not trained "
+            "without class; add --set train.label_dropout=0"
+        )
     if settings.init is not None and not list_checkpoints(run):
         say(str(adopt(network, data.class_names, Path(settings.init))))
+
+
+def finished(run: Path, images: int) -> bool:
+    """Whether the newest checkpoint of a run has seen so many images, or more."""
+    checkpoints = list_checkpoints(run)
+    return bool(checkpoints) and read_state(checkpoints[-1])["images"] >= images
+
+
+def weights_written(run: Path) -> int:
+    """Images seen by the weights in a run folder; 0 if there are none."""
+    path = run / store.WEIGHTS
+    return int(store.read_about(path).get("images", 0)) if path.exists() else 0
 
 
 def open_run(
