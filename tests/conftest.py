@@ -1,10 +1,17 @@
 import functools
 import os
 import sys
+import tempfile
 
+KEPT = tempfile.TemporaryDirectory(prefix="legodiff-tests-")  # what libraries keep, a worker
+os.environ |= {
+    name: f"{KEPT.name}/{name.lower()}"
+    for name in ("LEGODIFF_CACHE", "HF_MODULES_CACHE", "TORCHINDUCTOR_CACHE_DIR")
+}
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach the network
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # tests run in parallel
 
+import hypothesis
 import pytest
 import torch
 
@@ -15,7 +22,8 @@ from legodiff.model.patches import PatchSample
 from legodiff.sampling import Sampling
 
 torch.set_num_threads(1)
-
+hypothesis.settings.register_profile("house", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("house")
 
 judges = functools.cache(DigitJudges)  # they learn for seconds, and always the same
 

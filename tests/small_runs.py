@@ -1,5 +1,7 @@
 """Small runs, for the tests of training."""
 
+import socket
+
 import numpy as np
 import torch
 from safetensors.torch import load_file
@@ -44,6 +46,24 @@ def config(*changes):
 
 def quiet(_):
     pass
+
+
+def free_port():
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def ended(children, seconds=300):
+    """Exit codes of processes, which are killed if they do not end."""
+    try:
+        for child in children:
+            child.join(seconds)
+        return [child.exitcode for child in children]
+    finally:
+        for child in children:
+            child.kill()
 
 
 def weights(run, name="model"):

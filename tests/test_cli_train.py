@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from legodiff import store
-from legodiff.config import load_config, recipes
+from legodiff.config import load_config
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_fine_tuning_takes_the_recipe_of_the_run(call, photos, tmp_path):
     )
     assert (code, err) == (0, "")
     assert f"from {base}: " in out
-    assert "classes taken over by name: none" in out.replace("\n", " ") or "2 rows of" in out
+    assert "2 rows of class_embedding.weight" in out.replace("\n", " ")
     config = store.read_config(tmp_path / "tuned")
     assert config["run"]["model"]["preset"] == "tiny-pr-16"
     assert config["run"]["train"]["fill"] == "zero"
@@ -97,14 +97,6 @@ def test_a_dry_run_tells_the_cost_and_leaves_nothing(call, photos, tmp_path):
     shown = json.loads(out[out.index("{") : out.index("\n}") + 2])
     assert shown["train"]["batch"] == 16
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos"]
-
-
-@pytest.mark.parametrize("name", recipes())
-def test_every_recipe_is_a_model_that_can_be_built(name, bases):
-    config = load_config(name)
-    spec = config.model.spec(3, 10, config.train.bricks)
-    spec.patch_ratios(config.train.ratio(spec))
-    assert name.split("-")[0] in {"celeba", "cifar10", "digits", "images", "imagenet"}
 
 
 @pytest.mark.parametrize(

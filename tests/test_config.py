@@ -4,10 +4,11 @@ from legodiff import preset
 from legodiff.config import RunConfig, load_config, recipes
 
 
-def test_every_recipe_is_valid_and_names_a_preset(bases):
-    assert "digits" in recipes()
-    for name in recipes():
-        load_config(name).model.spec(channels=1, classes=10)
+@pytest.mark.parametrize("name", recipes())
+def test_every_recipe_is_a_model_that_can_be_built(name, bases):
+    config = load_config(name)
+    spec = config.model.spec(3, 10, config.train.bricks)
+    spec.patch_ratios(config.train.ratio(spec))
 
 
 def test_changes_reach_every_section(tmp_path):

@@ -1,6 +1,5 @@
 """Two processes on the CPU (gloo), forked here or started by torchrun as a user would."""
 
-import itertools
 import json
 import multiprocessing
 import os
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import CODEC, Bars, config, quiet, same, weights
+from small_runs import CODEC, Bars, config, ended, free_port, quiet, same, weights
 
 from legodiff.data import Unreadable, index_at
 from legodiff.model.compiled import compile_blocks
@@ -30,7 +29,6 @@ SETTINGS = {
     **{"train.decay_to": 1.0, "train.learning_rate": 2e-3},
 }
 BARS = Bars()
-PORTS = itertools.count(29500 + os.getpid() % 10_000 * 3)
 
 
 def settings(**changes):
@@ -45,12 +43,16 @@ def command(run, processes, *words, **changes):
     if processes == 1:
         return [sys.executable, "-m", "legodiff", *train]
     launch = ["torch.distributed.run", "--nproc-per-node", str(processes), "--master-port"]
-    return [sys.executable, "-m", *launch, str(next(PORTS)), "-m", "--", "legodiff", *train]
+    return [sys.executable, "-m", *launch, str(free_port()), "-m", "--", "legodiff", *train]
+
+
+TORN = index_at(20, 40, 0)
+"""The image that comes at position 20, in the second process's share of the first step."""
 
 
 class Torn(Bars):
     def read(self, index, rng=None):
-        if index in (3, 4):
+        if index == TORN:
             raise Unreadable(f"{index}.jpg", "truncated")
         return super().read(index, rng)
 
@@ -64,7 +66,7 @@ def one_of_many(rank, size, port, changes, run, resume, data, say):
 
 def start(run, processes, resume=False, *, data=BARS, say=quiet, **changes):
     """Processes that train together, forked from this one: they need not import anything."""
-    fork, port = multiprocessing.get_context("fork"), next(PORTS)
+    fork, port = multiprocessing.get_context("fork"), free_port()
     children = [
         fork.Process(
             target=one_of_many,
@@ -78,9 +80,8 @@ def start(run, processes, resume=False, *, data=BARS, say=quiet, **changes):
 
 
 def together(*arguments, **changes):
-    for child in start(*arguments, **changes):
-        child.join()
-        assert child.exitcode == 0
+    children = start(*arguments, **changes)
+    assert set(ended(children)) == {0}
 
 
 @pytest.fixture(scope="module")
@@ -108,13 +109,12 @@ def test_two_processes_take_the_steps_of_one(alone, tmp_path, parallel):
 
 
 def test_what_any_process_could_not_read_is_told_and_counted(tmp_path, capfd):
-    together(tmp_path / "run", 2, data=Torn(), say=print)
+    together(tmp_path / "run", 2, data=Torn(), say=print, train__images=32)
     told = capfd.readouterr().out.splitlines()
-    assert {line.split(": ")[1] for line in told if "unreadable" in line} == {"3.jpg", "4.jpg"}
-    lines = read_log(tmp_path / "run" / "log.jsonl")
-    counted = [event for line in lines for event in line.get("unreadable", [])]
-    positions = [index_at(position, 40, 0) for position in range(128)]
-    assert len(counted) == sum(index in (3, 4) for index in positions)
+    name = f"{TORN}.jpg: truncated"
+    assert [line.split(": ", 1)[1] for line in told if "unreadable" in line] == [name]
+    (line,) = read_log(tmp_path / "run" / "log.jsonl")
+    assert line["unreadable"] == [name]
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
@@ -165,9 +165,7 @@ def test_two_processes_that_are_killed_go_on_bit_for_bit(tmp_path, monkeypatch, 
     while not list_checkpoints(run):
         assert all(child.is_alive() for child in children)
         time.sleep(0.01)
-    for child in children:
-        child.kill()
-        child.join()
+    ended(children, 0)
     assert int(list_checkpoints(run)[-1].name) < 192
     together(run, 2, resume=True, **changes)
     assert same(sharded_tensors(run), sharded_tensors(tmp_path / "calm"))
@@ -190,7 +188,7 @@ def sharded_tensors(run):
 def test_torchrun_starts_the_command(tmp_path):
     run = tmp_path / "run"
     words = command(run, 2, "--expect-world", "2", train__images=64, train__micro_batch=8)
-    done = subprocess.run(words, capture_output=True, text=True)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("2 processes on 1 host(s)") == 1  # one of them speaks
     assert "batch 32 = 2 processes x 8 images x 2 passes" in done.stdout
@@ -201,11 +199,14 @@ def test_asked_to_stop_it_keeps_what_there_is_and_ends_well(tmp_path):
     run = tmp_path / "run"
     words = command(run, 1, train__images=20_000, train__checkpoint_images=10**6)
     child = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
-    while not (run / "log.jsonl").exists() or len(read_log(run / "log.jsonl")) < 1:
-        time.sleep(0.02)
-        assert child.poll() is None
-    child.send_signal(signal.SIGINT)
-    said, _ = child.communicate(timeout=60)
+    try:
+        while not (run / "log.jsonl").exists() or len(read_log(run / "log.jsonl")) < 1:
+            time.sleep(0.02)
+            assert child.poll() is None
+        child.send_signal(signal.SIGINT)
+        said, _ = child.communicate(timeout=300)
+    finally:
+        child.kill()
     assert child.returncode == 0
     kept = int(list_checkpoints(run)[-1].name)
     assert f"stopped after {kept:,} images; go on with --resume auto" in said
@@ -219,9 +220,7 @@ def test_two_processes_stop_together(tmp_path):
         time.sleep(0.02)
         assert all(child.is_alive() for child in children)
     children[1].terminate()  # one of them is enough
-    for child in children:
-        child.join()
-        assert child.exitcode == 0
+    assert set(ended(children)) == {0}
     kept = int(list_checkpoints(run)[-1].name)
     assert kept % 32 == 0
     together(run, 2, resume=True, train__images=kept + 32)
@@ -230,7 +229,10 @@ def test_two_processes_stop_together(tmp_path):
 
 def test_too_few_processes_fail_at_once(tmp_path):
     done = subprocess.run(
-        command(tmp_path / "run", 1, "--expect-world", "4"), capture_output=True, text=True
+        command(tmp_path / "run", 1, "--expect-world", "4"),
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 2
     assert done.stderr.startswith("error: 4 processes were expected and 1 were started")

@@ -195,6 +195,8 @@ SMALL = {
     },
 }
 """What is smaller in a benchmark."""
+BOTH = (("rivals", "RIVALS"), ("rivals", "BATCH"))
+"""What ``bricks`` has from another file."""
 
 
 def few(words):
@@ -207,10 +209,10 @@ def run_benchmark(name, words, monkeypatch):
     more += ["--rounds", "1", "--no-compile"] if "kernels" in name else []
     monkeypatch.setattr(sys, "argv", [*few([name, *words]), *more])
     module = runpy.run_path(str(ROOT / name))
-    small = {"LEARNT": 4200, "HELD_OUT": 16}
-    for key, value in small.items():
-        if hasattr(sys.modules.get("rendered"), key):
-            monkeypatch.setattr(sys.modules["rendered"], key, value)
+    small = SMALL["bricks"] | {"LEARNT": 4200, "HELD_OUT": 16}
+    for part, key in (("rendered", "LEARNT"), ("rendered", "HELD_OUT"), *BOTH):
+        if hasattr(sys.modules.get(part), key):
+            monkeypatch.setattr(sys.modules[part], key, small[key])
     module["main"].__globals__.update({"DigitJudges": judges, **SMALL.get(name[11:-3], {})})
     module["main"]()
 

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -45,17 +47,23 @@ def test_ddpm_table_by_hand():
     assert (sigmas.diff() > 0).all()
 
 
-@pytest.mark.parametrize("kind", ["linear", "scaled_linear", "squaredcos_cap_v2"])
-def test_tables_multiply_up(kind):
-    """They are summed up in logarithms; the product itself says the same."""
-    table = noise.beta_sigmas(kind, steps=300)
-    abar = 1 / (1 + table**2)
-    betas = 1 - abar / torch.cat([abar.new_ones(1), abar[:-1]])
-    abar_again = torch.cumprod(1 - betas, dim=0)
-    assert torch.allclose(((1 - abar_again) / abar_again).sqrt(), table, rtol=1e-9)
-    ends = {"linear": (1e-4, 0.02), "scaled_linear": (1e-4, 0.02)}
-    for place, beta in zip((0, -1), ends.get(kind, ()), strict=False):
-        assert betas[place].item() == pytest.approx(beta, rel=1e-6)
+def cosine(t):
+    return math.cos((t / 300 + 0.008) / 1.008 * math.pi / 2) ** 2
+
+
+BETAS = {
+    "linear": [1e-4 + (0.02 - 1e-4) * t / 299 for t in range(300)],
+    "scaled_linear": [(1e-2 + (0.02**0.5 - 1e-2) * t / 299) ** 2 for t in range(300)],
+    "squaredcos_cap_v2": [min(1 - cosine(t + 1) / cosine(t), 0.999) for t in range(300)],
+}
+
+
+@pytest.mark.parametrize("kind", BETAS)
+def test_tables_are_products_of_the_betas_of_their_papers(kind):
+    abar, table = 1.0, noise.beta_sigmas(kind, steps=300).tolist()
+    for beta, sigma in zip(BETAS[kind], table, strict=True):
+        abar *= 1 - beta
+        assert sigma == pytest.approx(((1 - abar) / abar) ** 0.5, rel=1e-9)
 
 
 def test_timesteps_are_those_of_a_search():

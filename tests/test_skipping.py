@@ -48,6 +48,13 @@ def test_float32_noise_levels_fall_on_the_same_side():
             assert plan.bricks(float(sigma.float())) == plan.bricks(float(sigma))
 
 
+def test_a_plan_of_levels_changes_halfway_between_them():
+    """In logarithms, as the levels of a sampler lie."""
+    made = SkipPlan.at_levels({4.0: (0, 1), 1.0: (0,), 9.0: (0, 1)})
+    assert made == SkipPlan(((0.0, (0,)), (2.0, (0, 1))))
+    assert SkipPlan.at_levels({3.0: (1,)}) == SkipPlan(((0.0, (1,)),))
+
+
 @given(st.lists(st.floats(1e-3, 1e3), unique=True, max_size=5), st.floats(1e-4, 1e4))
 def test_a_plan_is_a_step_function_of_noise(breaks, sigma):
     lows = [0.0, *sorted(breaks)]
