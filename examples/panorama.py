@@ -1,6 +1,6 @@
 """A wide picture of two classes that fade into each other, and whose ends meet.
 
-python examples/panorama.py runs/scenes --labels sea land --size 96 384 --out wide.png
+python examples/panorama.py runs/scenes --labels temple flower --size 96 384 --out wide.png
 """
 
 import argparse

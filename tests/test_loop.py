@@ -268,6 +268,13 @@ def test_learning_rate_warms_up_and_falls():
     assert learning_rate(flat, 1) == learning_rate(flat, 1000) == 2.0
 
 
+@pytest.mark.parametrize(("warmup", "told"), [(32, 0), (48, 0), (49, 1)])
+def test_a_run_that_is_mostly_warm_up_says_so(tmp_path, warmup, told):
+    said = []
+    train(config(f"train.warmup_images={warmup}"), Bars(), CODEC, tmp_path, say=said.append)
+    assert sum("of 96; --set train.warmup_images=4 learns more" in line for line in said) == told
+
+
 def test_every_setting_reaches_the_step(tmp_path, monkeypatch):
     """One short run, watched: what is drawn, what the loss is told, how the average moves."""
     seen = {"losses": [], "dropped": [], "clip": [], "rates": [], "weights": []}

@@ -126,7 +126,7 @@ def _tell(experiment: "Experiment", scale: "Scale", name: str) -> None:
     say(
         f"Data: {scale.data}{reference}. Judged by{judged} {scale.steps} steps of {scale.sampler}, "
         f"features {scale.features}. All of it: {hours:,.0f} hours of one H100 at {SHARE:.0%} of "
-        f"the {PEAK / 1e12:.0f} TFLOP/s that its bf16 products reach (an assumption, not measured)."
+        f"the {PEAK / 1e12:.0f} TFLOP/s of a large bf16 product (the share is an assumption)."
     )
     more = f" --reference {scale.reference}" if scale.reference else ""
     say(

@@ -75,6 +75,11 @@ def train(
     seen = open_run(run, average, learner, world, resume, say)
 
     example = Stream(data, settings.seed)[0][0]
+    if 2 * settings.warmup_images > settings.images:
+        say(
+            f"the learning rate rises for the first {settings.warmup_images:,} images, of "
+            f"{settings.images:,}; --set train.warmup_images={settings.images // 20} learns more"
+        )
     micro_batch = fit_micro_batch(learner, example, settings, world, say)
     learner = replicated(learner, settings, world)
     trainer = Trainer(
