@@ -1,11 +1,14 @@
 """Training a brick on a base: a model of ours or of others, resting or learning along."""
 
+import re
+
 import pytest
 import torch
 from small_runs import CODEC, Bars, config, quiet, same, weights
 from test_interop import save_diffusers
 
 from legodiff import LegoPipeline
+from legodiff.config import load_config
 from legodiff.model.spec import ForeignSpec
 from legodiff.store import read_config
 from legodiff.train import loop
@@ -124,6 +127,22 @@ def test_a_network_of_diffusers_is_a_base(tmp_path):
     assert same(inside(tmp_path / "run"), inside(tmp_path / "base"))
     rest = [n for n, p in pipe.stack.named_parameters() if n.startswith("bricks.1") and p.any()]
     assert rest
+
+
+def test_a_base_keeps_its_size(base, tmp_path):
+    assert on(base, "model.image_size=[16, 16]") == on(base)
+    for change, given, own in (
+        ("image_size", "[32, 32]", "[16, 16]"),
+        ("sigma_data", "0.25", "0.5"),
+    ):
+        line = f"model.{change} is {given} and that of the base {base} is {own}; leave it out"
+        with pytest.raises(ValueError, match=f"^{re.escape(line)}$"):
+            on(base, f"model.{change}={given}")
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(
+        f"model: {{base: {base}, bricks: [{{size: 4, local: 2, depth: 1}}]}}\ntrain:\n"
+    )
+    assert load_config(recipe).train.init == str(base)
 
 
 def test_a_base_needs_bricks_on_top(base):

@@ -1,4 +1,5 @@
 import json
+import sys
 from dataclasses import replace
 
 import pytest
@@ -396,6 +397,17 @@ def test_the_command_tells_and_keeps_what_it_measured(call, quick, tmp_path):
     table = out.with_suffix(".md").read_text().splitlines()
     assert table[0].count("|") == table[1].count("|") == table[2].count("|") == 10
     assert Image.open(out.with_suffix(".png")).width > 600
+
+
+def test_without_matplotlib_all_but_the_picture_is_kept(call, quick, tmp_path, monkeypatch):
+    for name in ("matplotlib", "matplotlib.figure"):
+        monkeypatch.setitem(sys.modules, name, None)
+    out = tmp_path / "bench.json"
+    words = ("--rounds", 1, "--batch", 1, "--against", "none", "--out", out)
+    code, text, err = call("bench", "tiny-pr-16", *words)
+    assert (code, err) == (0, "")
+    assert f"In {out}, and beside it the tables (.md). No picture: matplotlib is not" in text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.json", "bench.md"]
 
 
 def test_the_command_measures_training_and_other_canvases(call, quick):

@@ -170,6 +170,14 @@ def test_info_tells_bricks_parameters_and_flops(call):
     assert "128x64x3" in call("info", "lego-s-pg-64", "--size", "128x64")[1]
 
 
+def test_help_says_in_what_unit_a_size_is(call):
+    for command in ("info", "bench"):
+        told = " ".join(re.sub("[│|]", " ", call(command, "--help")[1]).split())
+        assert "in the model" in told
+        assert "own pixels (for" in told
+        assert "in latents)" in told
+
+
 def test_the_traceback_can_be_had(call, monkeypatch):
     monkeypatch.setenv("LEGODIFF_DEBUG", "1")
     with pytest.raises(ValueError, match="say where"):

@@ -2,6 +2,8 @@
 
 import json
 import re
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -48,6 +50,7 @@ def test_plan_keeps_shows_and_draws_what_budgets_use(call, copy, tmp_path, quick
     code, out, _ = call("plan", copy, *words, "--images", 4)
     assert code == 0
     assert "the least error at every cost" in out
+    assert f"In {copy / 'plans.json'} and {copy / 'plans.png'}. Measured on 4 images" in out
     assert "legodiff sample" in out
     width, height = Image.open(copy / "plans.png").size
     assert min(width, height) > 300
@@ -87,6 +90,20 @@ def test_plan_keeps_shows_and_draws_what_budgets_use(call, copy, tmp_path, quick
     assert call("plan", copy, *words, "--images", 2)[0] == 0
     curves = json.loads((copy / "plans.json").read_text())["curves"]
     assert sorted(curve["images"] for curve in curves) == [2, 2]
+
+
+def test_without_matplotlib_plans_are_kept_and_shown_without_a_picture(
+    call, copy, quick, monkeypatch
+):
+    for name in ("matplotlib", "matplotlib.figure"):
+        monkeypatch.setitem(sys.modules, name, None)
+    code, out, err = call("plan", copy, "--steps", 2, "--images", 2)
+    assert (code, err) == (0, "")
+    assert "the least error at every cost" in out
+    assert "No picture of them: matplotlib is not installed; run: pip install" in out
+    assert f"In {copy / 'plans.json'}. Measured on 2 images" in out
+    assert (copy / "plans.json").is_file()
+    assert not (copy / "plans.png").exists()
 
 
 def test_a_budget_too_small_names_the_cheapest_plan(call, copy, tmp_path, quick):
@@ -244,6 +261,27 @@ def test_a_canvas_has_its_classes_and_says_how_it_was_made(call, model, tmp_path
     assert not np.array_equal(np.asarray(Image.open(tmp_path / "c.png")), pictures[0])
 
 
+@pytest.mark.parametrize(
+    ("mode", "pixels", "labels"),
+    [
+        ("I;16", np.array([[0, 300, 999]], np.uint16), (0, 300, 999)),
+        ("L", np.array([[0, 200, 255]], np.uint8), (0, 200, 255)),
+        ("1", np.array([[False, True, True]]), (0, 1)),
+        ("RGB", np.full((1, 3, 3), 7, np.uint8), (7,)),
+    ],
+)
+def test_the_values_of_a_map_are_class_indices_as_they_stand(tmp_path, mode, pixels, labels):
+    image = Image.fromarray(pixels)
+    assert image.mode == mode
+    image.save(tmp_path / "map.png")
+    pipe = SimpleNamespace(stack=SimpleNamespace(spec=SimpleNamespace(classes=1000)))
+    command = sys.modules["legodiff.cli.canvas"]
+    read = command._regions(None, str(tmp_path / "map.png"), pipe, (1, 3), 0, (False, False))
+    assert read.labels == labels
+    if mode == "1":
+        assert read.masks.tolist() == [[[1, 0, 0]], [[0, 1, 1]]]
+
+
 def test_a_canvas_of_the_training_size_has_its_class_too(call, model, tmp_path):
     words = ("canvas", model, "--size", "16x16", "--steps", 2, "--labels", 7, "--out")
     assert call(*words, tmp_path / "a.png")[0] == 0
@@ -277,6 +315,7 @@ def test_a_size_that_cannot_be_is_cropped_on_request(call, model, tmp_path):
         (["--regions", "bad.json"], "bad.json must be JSON: [[class, [top, left"),
         (["--regions", "box.json"], "region 3: 0, 0.5, 1, 0.5 is no box"),
         (["--regions", "high.png"], "high.png has the value 11; values are class indices"),
+        (["--regions", "higher.png"], "higher.png has the value 300; values are class indices"),
         (["--regions", "not.png"], "not.png"),
         (["--budget", "0.01"], "cheapest plan takes"),
         (["--out", "picture.jpg"], "the picture is a PNG; end the name in .png"),
@@ -290,6 +329,7 @@ def test_mistakes_in_canvases_are_one_line(call, model, tmp_path, monkeypatch, w
     (tmp_path / "box.json").write_text("[[3, [0, 0.5, 1, 0.5]]]")
     (tmp_path / "not.png").write_text("no picture")
     Image.fromarray(np.array([[0, 11]], dtype=np.uint8)).save(tmp_path / "high.png")
+    Image.fromarray(np.array([[0, 300]], dtype=np.uint16)).save(tmp_path / "higher.png")
     before = sorted(tmp_path.iterdir())
     default = ["--size", "16x32", "--out", "out.png", "--steps", "1"]
     refused(call, message, "canvas", model, *default, *words)

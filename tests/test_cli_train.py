@@ -3,13 +3,19 @@
 import json
 import re
 import sys
+from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from legodiff import store
+from legodiff.cli.common import nothing
 from legodiff.config import load_config
+from legodiff.data import encode
+from legodiff.train import distributed
+from legodiff.train.distributed import World
 
 
 @pytest.fixture
@@ -151,7 +157,10 @@ def test_latents_are_encoded_trained_on_and_drawn_from(call, photos, tmp_path):
     assert code == 0
     assert "12 images encoded, 0 unreadable" in out
     assert "Deviation of each channel" in out
+    assert f"imagenet-256-xl-pr --data {tmp_path / 'latents'} --size 8x8 --run" in out
     assert "0 images encoded" in call(*encode)[1]  # everything is there
+    code, _, err = call(*encode, "--precision", "float32")
+    assert (code, err) == (2, "error: --precision float32: choose from fp32, bf16\n")
     code, _, err = call(*(other if word == vae else word for word in encode))
     assert code == 2
     for word in (str(vae), str(other)):
@@ -159,6 +168,9 @@ def test_latents_are_encoded_trained_on_and_drawn_from(call, photos, tmp_path):
 
     run = tmp_path / "run"
     train = ("train", "digits", "--data", tmp_path / "latents", "--run", run, *SMALL)
+    code, _, err = call(*train, "--flip", "--channels", 3)
+    assert code == 2
+    assert "holds latents, which take no channels and no flip; leave that out" in err
     code, _, err = call(*train)
     assert code == 2
     assert "the latents" in err
@@ -166,7 +178,7 @@ def test_latents_are_encoded_trained_on_and_drawn_from(call, photos, tmp_path):
     words = ("--size", 8, "--set", "model.objective=ddpm", "--set", "model.sigma_data=1.0")
     code, out, err = call(*train, *words, "--set", "train.picture_images=32")
     assert (code, err) == (0, "")
-    assert "12 images, 2 classes, 8x8x" in out
+    assert "12 images, 2 classes, 8x8x4, never mirrored; model" in out
     assert list((run / "samples").iterdir())  # in false colours: no VAE was named
     draw = ("sample", run, "--seeds", 0, "--steps", 1)
     assert call(*draw, "--out", tmp_path / "a")[0] == 0  # with the VAE that is recorded
@@ -174,3 +186,36 @@ def test_latents_are_encoded_trained_on_and_drawn_from(call, photos, tmp_path):
     code, _, err = call(*draw, "--out", tmp_path / "b", "--vae", other)
     assert code == 2
     assert "were made by the VAE" in err
+
+
+def test_of_several_processes_each_line_is_told_once(call, photos, tmp_path, monkeypatch):
+    """The bar and the counts by the first; that all is there, by the one that is done last."""
+    pytest.importorskip("diffusers")
+    from vaes import make_vae
+
+    bars = []
+    command = sys.modules["legodiff.cli.data"]
+    monkeypatch.setattr(command, "progress", lambda: bars.append(1) or nullcontext(nothing))
+    encoding = partial(encode.encode, shard_size=6)
+    monkeypatch.setattr(encode, "encode", encoding)
+    vae = make_vae(tmp_path / "vae")
+    (photos / "dog" / "torn.png").write_bytes(b"")  # in the last of three shards
+
+    def run(rank, out):
+        monkeypatch.setattr(distributed, "joined", lambda _: nullcontext(World(rank, 2)))
+        words = ("data", "encode", photos, "--vae", vae, "--size", 32, "--out", tmp_path / out)
+        code, told, err = call(*words)
+        assert (code, err) == (0, "")
+        return told
+
+    torn = "unreadable, the next image stands in for it"
+    counted, done = "7 images encoded by the first of 2 processes, 1 unreadable", "Train on it:"
+    for out, ranks in (("a", (0, 1)), ("b", (1, 0))):
+        told = {rank: run(rank, out) for rank in ranks}
+        assert counted in told[0]
+        assert torn in told[0]
+        assert (done in told[0], done in told[1]) == (out == "b", out == "a")
+        assert "images encoded" not in told[1]
+    assert bars == [1, 1]
+    assert done in run(0, "a")
+    assert run(1, "a") == ""

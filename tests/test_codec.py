@@ -336,7 +336,7 @@ def test_a_vae_from_the_hub_is_remembered_by_its_commit(folder, tmp_path, monkey
         hub.commit("some/vae", {"config.json": b"{}"})
         hub.asked.clear()
         assert open_vae(spec.name).spec == spec
-        assert not hub.asked
+        assert not hub.fetched()
 
 
 def test_without_diffusers_there_is_one_line(tmp_path, monkeypatch):

@@ -47,6 +47,55 @@ def test_a_wrong_change_is_one_clear_line(change, message):
         load_config("digits", [change])
 
 
+def test_empty_sections_are_sections(tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("model:\ndata:\ntrain:\n")
+    assert load_config(recipe) == RunConfig()
+    assert load_config(recipe, options={"data.path": "photos"}).data.path == "photos"
+    assert load_config(recipe, ["data=", "data.path=x"]).data.path == "x"
+
+
+def test_what_is_no_section_is_told_without_options_nobody_gave(tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("data: photos\n")
+    line = r"^data is not a section of named values, but 'photos'$"
+    with pytest.raises(ValueError, match=line):
+        load_config(recipe, options={"data.path": "photos"})
+    with pytest.raises(ValueError, match=r"^data is 'photos': a section of named values$"):
+        load_config(recipe)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["train.brick_rates=[1]"], "train.brick_rates are for runs in which all bricks learn"),
+        (["train.brick_dropout=0.1"], "train.brick_dropout needs all bricks to learn; leave "),
+    ],
+)
+def test_settings_that_do_not_go_together_are_named_without_all_the_others(changes, message):
+    with pytest.raises(ValueError, match=rf"^{message}[^{{}}\n]*$"):
+        load_config("digits", ["train.bricks=[0]", *changes])
+
+
+@pytest.mark.parametrize(
+    ("text", "colour"),
+    [("grey", "grey"), ('"#204080"', "#204080"), ("rgb(1, 2, 3)", "rgb(1, 2, 3)")],
+)
+def test_colours_are_those_that_pil_names(text, colour):
+    config = load_config(changes=[f"data.alpha={text}"])
+    assert config.data.alpha == colour
+    assert RunConfig.model_validate_json(config.model_dump_json()) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("#204080", "None"), ("gray12", "'gray12'"), ("3", "3")]
+)
+def test_other_colours_are_told_how_to_quote(text, value):
+    line = rf"^data\.alpha is {value}: name a colour: [^\n]*--set 'data\.alpha=\"#204080\"'[^\n]*$"
+    with pytest.raises(ValueError, match=line):
+        load_config(changes=[f"data.alpha={text}"])
+
+
 def test_several_mistakes_are_a_line_each():
     with pytest.raises(ValueError, match=r"^train\.images [^\n]*\ntrain\.batch [^\n]*$"):
         load_config("digits", ["train.images=-1", "train.batch=-1"])

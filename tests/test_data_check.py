@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from legodiff.data import check as room
+from legodiff.data import open_data
 from legodiff.data.check import check
 from legodiff.data.suggest import ROWS, suggest_noise, suggest_size
 
@@ -129,6 +130,14 @@ def test_the_command_can_be_read_by_the_configuration(folder):
     assert (config.data.channels, config.data.alpha) == (1, "black")
 
 
+def test_a_colour_is_suggested_so_that_yaml_does_not_take_it_for_a_comment(folder):
+    from legodiff.config import load_config
+
+    words = shlex.split(check(str(folder), alpha="#204080").suggestion.command)
+    changes = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
+    assert load_config("digits", changes).data.alpha == "#204080"
+
+
 def test_rare_colour_is_told_to_training(tmp_path):
     for i in range(200):
         shape = (8, 8, 3) if i == 100 else (8, 8)
@@ -170,8 +179,32 @@ def test_digits():
     assert report.channels == 1
 
 
+@pytest.mark.parametrize(
+    ("path", "count", "name", "channels", "size"),
+    [
+        ("digits:held-out", 297, "runs/digits-held-out", 1, "16"),
+        ("digits:all", 1797, "runs/digits-all", 1, "16"),
+        ("photographs", 8000, "runs/photographs", 3, "64"),
+    ],
+)
+def test_sets_that_go_by_name_are_checked_as_they_are_trained_on(path, count, name, channels, size):
+    report, trained = check(path), open_data(path, 16)
+    assert report.count == len(trained) == count
+    counts = np.bincount(trained.labels).tolist()
+    assert report.classes == dict(zip(trained.class_names, counts, strict=True))
+    assert not report.unreadable
+    assert report.channels == channels
+    words = shlex.split(report.suggestion.command)
+    assert words[:8] == ["legodiff", "train", "--data", path, "--run", name, "--size", size]
+
+
+def test_other_parts_of_the_digits_are_refused():
+    with pytest.raises(ValueError, match="digits:odd is not known; choose from train, held-out"):
+        check("digits:odd")
+
+
 def test_latents_are_sent_back(tmp_path):
-    (tmp_path / "manifest.json").write_text("{}")
+    (tmp_path / "manifest.json").write_text('{"format": "legodiff-latents-1"}')
     with pytest.raises(ValueError, match=r"holds latents; check the images they were made from$"):
         check(str(tmp_path))
 

@@ -1,7 +1,9 @@
 """Each kind of collection gives exactly the pixels and labels that were put in."""
 
+import errno
 import io
 import json
+import os
 import stat
 import struct
 import zipfile
@@ -9,9 +11,10 @@ import zipfile
 import numpy as np
 import pytest
 from PIL import Image
+from test_latents import make_zip
 
 from legodiff.data import Unreadable, open_data
-from legodiff.data.detect import expand, open_source
+from legodiff.data.detect import expand, holds_latents, open_source
 
 RNG = np.random.default_rng(1)
 IMAGES = RNG.integers(0, 256, (6, 4, 4, 3), dtype=np.uint8)
@@ -258,12 +261,58 @@ def test_latents_are_left_to_their_reader(tmp_path, monkeypatch):
 
     opened = []
     monkeypatch.setattr(latents, "open_latents", lambda path: opened.append(path) or "latents")
-    ours = write(tmp_path / "ours", {"manifest.json": b"{}"})
+    ours = write(tmp_path / "ours", {"manifest.json": b'{"format": "legodiff-latents-1"}'})
     authors = zipped(tmp_path / "latents.zip", {"a.npy": b"-", "dataset.json": b"{}"})
     folder = write(tmp_path / "folder", {"00000/a.npy": b"-"})
     assert [open_data(path, 4) for path in (ours, authors, folder)] == ["latents"] * 3
     assert opened == [ours, authors, folder]
     holds(zipped(tmp_path / "both.zip", {"a.png": 0, "a.npy": b"-"}), [0], [0], ())
+
+
+@pytest.mark.parametrize("format", ["legodiff-latents-1", "legodiff-latents-2", None])
+def test_a_folder_is_of_latents_by_its_manifest_or_its_shards(tmp_path, format):
+    shards = {} if format else {"latents-00000.safetensors": b"-"}
+    manifest = json.dumps({"format": format}).encode() if format else b"{torn"
+    assert holds_latents(write(tmp_path / "ours", {"manifest.json": manifest, **shards}))
+
+
+@pytest.mark.parametrize("manifest", [b"{}", b'{"format": 3}', b"[1]", b"{torn", b"\xff"])
+def test_images_beside_a_manifest_of_their_own_are_images(tmp_path, manifest):
+    path = write(tmp_path / "data", {"manifest.json": manifest, "a.png": 0, "b.png": 1})
+    assert not holds_latents(path)
+    holds(path, [0, 1], [0, 0], ())
+
+
+@pytest.mark.parametrize("wrong", [{"flip": True}, {"channels": 3}, {"alpha": "black"}])
+def test_latents_take_no_settings_of_images(tmp_path, wrong):
+    make_zip(tmp_path / "latents.zip", np.ones((2, 4, 4, 4), np.float32), None)
+    path = str(tmp_path / "latents.zip")
+    assert open_data(path, 4, None, False, "white").size == (4, 4)
+    (name,) = wrong
+    line = rf"^\S*latents\.zip holds latents, which take no {name}; leave that out, or [^\n]*$"
+    with pytest.raises(ValueError, match=line):
+        open_data(path, 4, **wrong)
+
+
+def test_a_folder_without_the_right_to_read_it_is_one_line(tmp_path, monkeypatch):
+    path = write(tmp_path / "data", {"cat/a.png": 0, "dog/b.png": 1})
+    scan = os.scandir
+
+    def refused(folder):
+        if str(folder).endswith("dog"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(
+        ValueError, match=r"^[^\n]*/dog cannot be read \(Permission denied\); [^\n]*$"
+    ):
+        open_data(path, 4)
+
+
+def test_what_a_disk_keeps_for_itself_is_passed_over(tmp_path):
+    path = write(tmp_path / "data", {"a.png": 0, "lost+found/b.png": 1})
+    holds(path, [0], [0], ())
 
 
 def test_digits_by_name():

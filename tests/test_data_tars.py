@@ -105,6 +105,22 @@ def test_masks_beside_images_are_no_samples(tmp_path):
     holds(open_data(tarred(tmp_path / "x.tar", files), 4), [0, 2], [0, 1], ("0", "1"))
 
 
+def test_labels_of_names_with_several_dots_go_by_webdatasets_key(tmp_path):
+    files = {"a/0.image.png": 0, "a/0.cls": b"1", "a/1.cls": b"0", "a/1.image.png": 1}
+    holds(open_data(tarred(tmp_path / "x.tar", files), 4), [0, 1], [1, 0], ("0", "1"))
+    named = {"0.image.png": 0, "0.json": b'{"label": "cat"}', "0.image.json": b'{"label": "dog"}'}
+    holds(open_data(tarred(tmp_path / "y.tar", named), 4), [0], [0], ("dog",))  # the whole name
+
+
+def test_labels_that_belong_to_no_image_are_refused(tmp_path, scans):
+    path = tarred(tmp_path / "x.tar", {"0.png": 0, "0.label.cls": b"1", "1.label.cls": b"0"})
+    for _ in range(2):  # and nothing is kept of it
+        line = r"^[^\n]*x\.tar has labels, such as that of 0\.label, and none of them[^\n]*$"
+        with pytest.raises(ValueError, match=line):
+            open_data(path, 4)
+    assert len(scans) == 2
+
+
 def test_shards_in_a_folder_by_pattern_or_one(tmp_path):
     for shard in range(3):
         files = {f"{shard}.png": shard, f"{shard}.cls": str(shard).encode()}

@@ -177,9 +177,9 @@ def test_it_warns_of_latents_that_are_not_about_one(vae, tmp_path):
 
 
 def test_bfloat16_is_close(vae, tmp_path):
-    for precision in ("float32", "bfloat16"):
+    for precision in ("fp32", "bf16"):
         begin(vae, tmp_path / precision, precision=precision)
-    exact, rough = (open_latents(tmp_path / name) for name in ("float32", "bfloat16"))
+    exact, rough = (open_latents(tmp_path / name) for name in ("fp32", "bf16"))
     difference = np.abs(exact.read(0)[0] - rough.read(0)[0]).max()
     assert 0 < difference < 0.1
 
@@ -239,7 +239,7 @@ def test_another_vae_is_refused_and_a_moved_one_is_not(vae, tmp_path):
         (Pictures(), {"batch": 0}, "batch is 0"),
         (Pictures(), {"shard_size": 0}, "shard_size cannot be 0"),
         (Pictures(), {"rank": 2, "world": 2}, "rank is 2 of 2; it must be from 0 to 1"),
-        (Pictures(), {"precision": "float16"}, "'float16'; choose from float32, bfloat16"),
+        (Pictures(), {"precision": "float16"}, "'float16'; choose from fp32, bf16"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(vae, tmp_path, data, options, message):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import awaken
 from fake_hub import TOKEN, fake_hub
-from huggingface_hub import constants
+from huggingface_hub import constants, hf_hub_download
 from test_interop import save_diffusers
 
 from legodiff import LegoPipeline, LegoStack, hub, preset, store
@@ -108,6 +108,21 @@ def test_without_a_network_the_cache_will_do(server, model, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     server.down = True
     assert np.array_equal(drawn(LegoPipeline.from_pretrained("org/name")), expected)
+
+
+def test_what_was_fetched_in_part_is_completed(server, monkeypatch):
+    """Of a commit, where no file is needed and several are wanted."""
+    commit = server.commit("some/vae", {"config.json": b"{}", "model.safetensors": b"x"})
+    name, wanted = f"some/vae@{commit}", ["config.json", "model*.safetensors"]
+    hf_hub_download("some/vae", "config.json", revision=commit)  # leaves no list of what there is
+    folder = store.locate(name, needed=(), wanted=wanted)
+    assert sorted(path.name for path in folder.iterdir()) == NEEDED
+    server.asked.clear()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert store.locate(name, needed=(), wanted=wanted) == folder
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    server.down = True
+    assert store.locate(name, needed=(), wanted=wanted) == folder
 
 
 def test_what_the_cache_lacks_is_named_at_once(server, model, monkeypatch):
@@ -269,7 +284,8 @@ def test_a_base_from_the_hub(server, model):
     assert server.fetched() == ["config.json"]  # the weights when they are needed
     assert config.train.init == base
     network = LegoStack(config.model.spec(channels=1, classes=10))
-    taken = adopt(network, (), Path(config.train.init))
+    names = LegoPipeline.from_pretrained(model).class_names
+    taken = adopt(network, names, Path(config.train.init))
     assert not taken.unused
     theirs = LegoStack.from_pretrained(model).state_dict()
     ours = network.state_dict()

@@ -27,6 +27,7 @@ FREELY = {
     **{"train.picture_images": 96, "train.log": "[]", "train.images": 64},
     **{"train.compile": "true", "train.most_bad_steps": 3},
     **{"data.path": "x", "data.strict": "true", "data.vae": "null"},
+    **{"train.learning_rate": 1e-4, "train.clip": 0.5, "train.precision": "bf16"},
 }
 
 
@@ -40,13 +41,15 @@ def test_what_does_not_change_the_steps_may_differ(tmp_path, monkeypatch):
     (line,) = [line for line in said if line.startswith("going on with another")]
     assert "train.images" in line
     assert "train.workers" in line
+    for name in ("learning_rate", "clip", "precision"):
+        assert f"train.{name}" in line
     assert store.read_config(tmp_path)["run"]["train"]["images"] == 64
     assert [int(path.name) for path in list_checkpoints(tmp_path)] == [64]
 
 
 @pytest.mark.parametrize(
     "change",
-    ["train.batch=8", "train.seed=1", "model.width=64", "train.fill=zero", "train.precision=bf16"],
+    ["train.batch=8", "train.seed=1", "model.width=64", "train.fill=zero", "data.flip=true"],
 )
 def test_what_changes_the_steps_may_not(tmp_path, change):
     start(tmp_path)

@@ -121,6 +121,17 @@ def test_nothing_in_the_package_reads_pickles():
                     assert "allow_pickle=False" in ast.unparse(node), path
 
 
+def test_a_file_in_the_way_of_a_folder_is_left_alone(tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "link").symlink_to("nothing")
+    for name in ("mine", "link"):
+        line = rf"^[^\n]*{name} cannot be a folder: a file is in the way; choose another name$"
+        with pytest.raises(ValueError, match=line), store.whole_folder(tmp_path / name):
+            pytest.fail("nothing is to be written")
+    assert (tmp_path / "mine").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "mine"]
+
+
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     path = tmp_path / "above" / "out"
 

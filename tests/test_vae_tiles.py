@@ -61,17 +61,40 @@ def test_no_convolution_sees_more_than_a_tile_and_its_border(vae):
     assert max(tiled) <= 8 + 2
 
 
-def test_unknown_decoders_are_refused(vae):
-    class Other:
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (
+            {"up_block_types": ("UpDecoderBlock2D", "AttnUpDecoderBlock2D", "UpDecoderBlock2D")},
+            None,
+        ),
+        ({"act_fn": "gelu"}, "the activation gelu"),
+    ],
+)
+def test_decoders_of_other_layers_are_refused_where_tiles_are_needed(
+    change, named, tmp_path, monkeypatch
+):
+    odd = open_vae(make_vae(tmp_path, **change))
+    latents = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(2))
+    assert odd.decode(latents).shape == (1, 3, 16, 16)
+    monkeypatch.setattr(vaes, "LARGE", 255)
+    monkeypatch.setattr(odd.network.decoder.conv_in, "forward", None)  # nothing is begun
+    named = named or "AttnUpDecoderBlock2D"
+    line = (
+        rf"^VAE: a decoder with {named} cannot be run in tiles, [^\n]*; draw a smaller one[^\n]*$"
+    )
+    with pytest.raises(ValueError, match=line):
+        odd.decode(latents)
+
+
+def test_unknown_layers_are_refused(vae):
+    class Other(torch.nn.Module):
         pass
 
-    network = vae.network
-    blocks, network.decoder.up_blocks = network.decoder.up_blocks, torch.nn.ModuleList()
-    odd = torch.nn.Module()
-    odd.resnets, odd.upsamplers = [Other()], None
+    resnets = vae.network.decoder.up_blocks[0].resnets
+    resnets.append(Other())
     try:
-        network.decoder.up_blocks.append(odd)
         with pytest.raises(ValueError, match="a decoder with Other cannot be run in tiles"):
-            decode_in_tiles(network, torch.zeros(1, 4, 2, 2))
+            decode_in_tiles(vae.network, torch.zeros(1, 4, 2, 2))
     finally:
-        network.decoder.up_blocks = blocks
+        del resnets[-1]

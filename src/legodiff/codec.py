@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from legodiff.store import build
-from legodiff.vae import Vae, VaeSpec, check_same, open_vae
+from legodiff.vae import Vae, VaeSpec, check_same, is_number, open_vae
 
 
 class Codec(Protocol):
@@ -70,9 +70,9 @@ class PixelCodec:
 
     def __post_init__(self) -> None:
         mean = self.mean if isinstance(self.mean, list | tuple) else (self.mean,)
-        if not mean or not all(_is_number(m) and -1 <= m <= 1 for m in mean):
+        if not mean or not all(is_number(m) and -1 <= m <= 1 for m in mean):
             raise ValueError(f"codec: mean is {self.mean!r}; it must be numbers from -1 to 1")
-        if not _is_number(self.scale) or not 0 < self.scale < 1e6:
+        if not is_number(self.scale) or not 0 < self.scale < 1e6:
             raise ValueError(f"codec: scale is {self.scale!r}; it must be a number above 0")
         object.__setattr__(self, "mean", tuple(mean))
 
@@ -136,13 +136,13 @@ class LatentCodec:
 
     def __post_init__(self) -> None:
         mean = self.mean if isinstance(self.mean, list | tuple) else (self.mean,)
-        if not all(_is_number(m) and -1e6 < m < 1e6 for m in mean):
+        if not all(is_number(m) and -1e6 < m < 1e6 for m in mean):
             raise ValueError(f"codec: mean is {self.mean!r}; it must be numbers")
         if len(mean) != self.vae.channels:
             raise ValueError(
                 f"codec: {len(mean)} means for latents of {self.vae.channels} channels"
             )
-        if not _is_number(self.scale) or not 0 < self.scale < 1e6:
+        if not is_number(self.scale) or not 0 < self.scale < 1e6:
             raise ValueError(f"codec: scale is {self.scale!r}; it must be a number above 0")
         object.__setattr__(self, "mean", tuple(mean))
 
@@ -262,10 +262,6 @@ def _channels(mean: tuple[float, ...], like: Tensor) -> Tensor:
 
 def _to_uint8(pixels: Tensor) -> Tensor:
     return pixels.round().clamp(0, 255).to(torch.uint8)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def to_pil(pixels: Tensor) -> list[Image.Image]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
+from PIL import ImageColor
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -34,6 +35,17 @@ Shares = Annotated[
     BeforeValidator(lambda value: value if isinstance(value, list | tuple) else [value]),
 ]
 """One share in (0, 1] for all, or one for each."""
+
+
+def _colour(value: Any) -> str:
+    try:
+        ImageColor.getrgb(value)
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"data.alpha is {value!r}: name a colour: white, grey, --set 'data.alpha=\"#204080\"' "
+            "(with both quotes, as # begins a comment)"
+        ) from error
+    return str(value)
 
 
 class ModelConfig(Part):
@@ -68,8 +80,8 @@ class DataConfig(Part):
     """A folder, an archive, "hf:NAME", or "digits": scikit-learn's handwritten digits."""
     channels: Literal[1, 3] | None = None
     """1 for grey, 3 for colour; by default what the images are."""
-    alpha: Literal["white", "black", "grey"] = "white"
-    """What transparent pixels are laid on."""
+    alpha: Annotated[str, BeforeValidator(_colour)] = "white"
+    """The colour behind transparent pixels, as PIL names colours: grey, "#204080"."""
     flip: bool = False
     """Show half of the images mirrored, left to right."""
     strict: bool = False
@@ -122,7 +134,7 @@ class TrainConfig(Part):
     most_bad_steps: Annotated[int, Field(ge=1)] = 10
     """Steps in a row whose loss or gradient is not finite before the run is stopped."""
 
-    # What does not change the result, and may differ when a run is resumed.
+    # What does not change the result. It may differ when a run is resumed; see FREE for the rest.
     micro_batch: Annotated[int, Field(ge=1)] | None = None
     """Images a process takes at once; by default all of its share. Halved if memory runs out."""
     recompute: bool = False
@@ -144,9 +156,11 @@ class TrainConfig(Part):
     @model_validator(mode="after")
     def _fits(self) -> "TrainConfig":
         if self.bricks is not None and self.brick_rates:
-            raise ValueError("brick_rates are for runs in which all bricks learn")
+            raise ValueError("train.brick_rates are for runs in which all bricks learn")
         if self.bricks is not None and self.brick_dropout:
-            raise ValueError("brick_dropout needs all bricks to learn; leave train.bricks out")
+            raise ValueError(
+                "train.brick_dropout needs all bricks to learn; leave train.bricks out"
+            )
         return self
 
     def ratio(self, spec: StackSpec) -> float | tuple[float, ...]:
@@ -162,6 +176,8 @@ FREE = (
     *("train.parallel", "train.workers"),
     *("train.checkpoint_images", "train.keep", "train.picture_images", "train.log"),
     *("train.images", "train.most_bad_steps", "data.path", "data.strict", "data.vae"),
+    # What helps after steps that are not finite: the steps from there on are others.
+    *("train.learning_rate", "train.clip", "train.precision"),
 )
 """Settings that may differ when a run is resumed."""
 
@@ -219,7 +235,8 @@ def load_config(
 def _with_base(values: dict[str, Any]) -> dict[str, Any]:
     """A model on a ``model.base``: its network becomes the first brick, its weights the beginning.
 
-    What comes of it holds all of the base. Raises ValueError if the folder holds no model.
+    What comes of it holds all of the base. Raises ValueError if the folder holds no model, or one
+    for images of another size than is asked for.
     """
     model = values.get("model")
     if not isinstance(model, dict) or model.get("base") is None:
@@ -237,9 +254,15 @@ def _with_base(values: dict[str, Any]) -> dict[str, Any]:
         )
     if isinstance(model["bricks"], list):
         model["bricks"] = [asdict(first), *model["bricks"]]
-    model["image_size"], model["sigma_data"] = list(spec.image_size), spec.sigma_data
+    fixed = {"image_size": list(spec.image_size), "sigma_data": spec.sigma_data}
+    for name, own in fixed.items():
+        if model.get(name) not in (None, own):
+            raise ValueError(
+                f"model.{name} is {model[name]} and that of the base {base} is {own}; leave it out"
+            )
+    model |= fixed
     del model["base"]
-    values.setdefault("train", {}).setdefault("init", str(base))
+    _section(values, "train").setdefault("init", str(base))
     return values
 
 
@@ -250,7 +273,7 @@ def _of_yaml(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold the sections model, data and train")
-    return values
+    return {name: {} if section is None else section for name, section in values.items()}
 
 
 def _of_run(recipe: Path) -> dict[str, Any]:
@@ -280,6 +303,8 @@ def _check(values: Any) -> RunConfig:
             if item["type"] == "extra_forbidden":
                 known = ", ".join(_siblings(item["loc"]))
                 lines.append(f"{where}: unknown key; known here: {known}")
+            elif item["type"] == "value_error":  # of ours: it says what was given
+                lines.append(str(item["ctx"]["error"]))
             else:
                 expected = (
                     "a section of named values" if "model_type" in item["type"] else item["msg"]
@@ -291,11 +316,18 @@ def _check(values: Any) -> RunConfig:
 def _assign(values: dict[str, Any], path: list[str], value: Any) -> None:
     *sections, key = path
     for section in sections:
-        inner = values.setdefault(section, {})
-        if not isinstance(inner, dict):
-            raise ValueError(f"--set {'.'.join(path)}: {section} is not a section")
-        values = inner
+        values = _section(values, section)
     values[key] = value
+
+
+def _section(values: dict[str, Any], name: str) -> dict[str, Any]:
+    """A section of values, made if it is missing or empty. Raises ValueError if it is none."""
+    if values.get(name) is None:
+        values[name] = {}
+    inner = values[name]
+    if not isinstance(inner, dict):
+        raise ValueError(f"{name} is not a section of named values, but {inner!r}")
+    return inner
 
 
 def _siblings(location: tuple[int | str, ...]) -> list[str]:

@@ -1,8 +1,8 @@
 """The Hugging Face Hub: files that come from it, and files that go to it.
 
-A name is ``owner/name`` or ``owner/name@revision``: a branch, a tag or a commit. A commit that is
-in the cache is taken from there. Of anything else the Hub is asked which commit it means, once and
-with little patience; if it does not answer, what is in the cache will do.
+A name is ``owner/name`` or ``owner/name@revision``: a branch, a tag or a commit. A commit whose
+needed files are in the cache is taken from there. Of anything else the Hub is asked what it holds,
+once and with little patience; if it does not answer, what is in the cache will do.
 """
 
 import re
@@ -98,12 +98,13 @@ def fetch(
     repo, revision = parse(name, revision)
     refused = f"no folder {_named(repo, revision)}, and the Hub did not give it"
     pinned = revision is not None and COMMIT.fullmatch(revision)
-    if pinned and (found := _cached(repo, revision, needed, wanted)):
+    # What is only wanted may be missing from the cache because an earlier download was broken off.
+    if pinned and needed and (found := _cached(repo, revision, needed, wanted)):
         return found
     try:
         info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=PATIENCE)
     except Exception as error:  # the Hub client raises many kinds; the user needs one line
-        if not pinned and (found := _cached(repo, revision, needed, wanted)):
+        if found := _cached(repo, revision, needed, wanted):
             return found
         missing = [file for file in needed if not _cached(repo, revision, [file])]
         cache = f" (not in the cache: {', '.join(missing)})" if missing else ""

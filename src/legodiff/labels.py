@@ -33,30 +33,55 @@ def parse_numbers(option: str, text: str, most: int = MOST_NUMBERS) -> list[int]
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise ValueError(f"{option} {text}: write whole numbers and ranges, such as 0-9 or 3,5")
         span = range(int(first), int(last if dash else first) + 1)
+        if not span:
+            raise ValueError(
+                f"{option} {text}: a range is empty; write the smaller number first: {last}-{first}"
+            )
         if len(numbers) + (span.stop - span.start) > most:
             raise ValueError(f"{option} {text}: these are too many; {most:,} at most")
         numbers += span
-    if not numbers:
-        raise ValueError(f"{option} {text}: this range is empty; write the smaller number first")
     return numbers
 
 
 def labels_of(
     option: str, text: str, classes: int, names: Sequence[str], most: int = MOST_NUMBERS
 ) -> list[int | None]:
-    """Class indices of "0-2", "3,5", names or "none". Raises ValueError, naming the option."""
+    """Class indices of "0-2", "3,5", names or "none".
+
+    Where all class names are whole numbers, numbers and ranges are names; elsewhere they are
+    indices. Raises ValueError, naming the option or the classes.
+    """
     labels: list[int | None] = []
+    numbered = _numbered(names)
+
+    def index(number: int) -> int | None:
+        if not numbered:
+            return class_index(number, classes, names)
+        if number not in numbered:
+            raise ValueError(
+                f"{option} {text}: there is no class {number}; choose from {', '.join(names[:12])}"
+                f"{', ...' if len(names) > 12 else ''}"
+            )
+        return numbered[number]
+
     for part in (part.strip() for part in text.split(",")):
-        if part in names:
+        if part in names and not part.isdecimal():
             labels.append(names.index(part))
         elif part == "none":
             labels.append(None)
         elif part[:1].isdecimal():
-            numbers = parse_numbers(option, part, most)
-            labels += [class_index(number, classes, names) for number in numbers]
+            labels += [index(number) for number in parse_numbers(option, part, most)]
         else:
             labels.append(class_index(part, classes, names))  # which says what the names are
     return labels
+
+
+def _numbered(names: Sequence[str]) -> dict[int, int]:
+    """The indices of classes by their names as numbers; none unless all are whole numbers."""
+    if not all(name.isdecimal() for name in names):
+        return {}
+    numbered = {int(name): index for index, name in enumerate(names)}
+    return numbered if len(numbered) == len(names) else {}
 
 
 def pair(

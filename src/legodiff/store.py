@@ -81,6 +81,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
     Yields the temporary neighbour to write into. Raises ValueError if a file is in the way.
     """
+    if os.path.lexists(path) and not path.is_dir():
+        raise ValueError(f"{path} cannot be a folder: a file is in the way; choose another name")
     make_folder(path.parent)
     near = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     new, old = near / "new", near / "old"

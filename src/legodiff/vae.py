@@ -14,15 +14,14 @@ from torch import Tensor
 
 from legodiff import store
 from legodiff.store import CONFIG
-from legodiff.vae_tiles import decode_in_tiles
+from legodiff.vae_tiles import LARGE, decode_in_tiles
 
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model-*.safetensors")
 INDEX = "diffusion_pytorch_model.safetensors.index.json"  # where there are several
 FETCHED = tuple(place + file for place in ("", "vae/") for file in (CONFIG, INDEX, *WEIGHTS))
-LARGE = 2**20  # pixels of a picture that is decoded in tiles
 PRECISIONS: dict[str, Callable[[str], AbstractContextManager[Any]]] = {
-    "float32": lambda device: nullcontext(),
-    "bfloat16": lambda device: torch.autocast(device, dtype=torch.bfloat16),
+    "fp32": lambda device: nullcontext(),
+    "bf16": lambda device: torch.autocast(device, dtype=torch.bfloat16),
 }
 
 
@@ -52,7 +51,7 @@ class VaeSpec:
                 raise ValueError(f"VAE: {name} is {value!r}; it must be from 1 to {largest}")
         for name, smallest in (("scale", 0.0), ("shift", -1e6)):
             number = getattr(self, name)
-            if not _is_number(number) or not smallest < number < 1e6:
+            if not is_number(number) or not smallest < number < 1e6:
                 raise ValueError(
                     f"VAE: {name} is {number!r}; it must be a number between {smallest:g} and 1e6"
                 )
@@ -80,7 +79,7 @@ class Vae:
     in_channels: int
 
     @torch.no_grad()
-    def moments(self, pixels: Tensor, precision: str = "float32") -> Tensor:
+    def moments(self, pixels: Tensor, precision: str = "fp32") -> Tensor:
         """The posterior of each image: uint8 (B, C, H, W) to float32 (B, 2 * channels, h, w).
 
         The means come first, then the deviations. Grey images are repeated to the VAE's channels.
@@ -199,5 +198,6 @@ def _load(folder: Path) -> Any:
     return network.float().eval().requires_grad_(False)
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value from JSON is a number; true and false are none."""
     return isinstance(value, int | float) and not isinstance(value, bool)

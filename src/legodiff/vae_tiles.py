@@ -13,27 +13,48 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+LARGE = 2**20  # pixels of a picture that is decoded in tiles
 TILE = 256  # pixels of a layer along the side of a tile
 
 
 def decode_in_tiles(network: Any, latents: Tensor, tile: int = TILE) -> Tensor:
     """Raw latents (1, C, h, w) to pixels (1, 3, H, W) in [-1, 1], of a diffusers AutoencoderKL.
 
-    Raises ValueError for a decoder with layers that are not known here.
+    Raises ValueError, before anything is computed, for a decoder with layers not known here.
     """
+    _check(network)
     decoder, device = network.decoder, latents.device
     x = latents if network.post_quant_conv is None else network.post_quant_conv(latents)
     x = decoder.mid_block(decoder.conv_in(x)).cpu()  # attention sees everything; it is small here
     for block in decoder.up_blocks:
         for part in (*block.resnets, *(block.upsamplers or ())):
-            kind = type(part).__name__
-            if kind == "ResnetBlock2D" and part.time_emb_proj is None:
+            if type(part).__name__ == "ResnetBlock2D":
                 x = _resnet(part, x, device, tile)
-            elif kind == "Upsample2D" and part.use_conv and part.norm is None:
-                x = _layer(x, None, part.conv, device, tile, larger=2)
             else:
-                raise ValueError(f"VAE: a decoder with {kind} cannot be run in tiles")
+                x = _layer(x, None, part.conv, device, tile, larger=2)
     return _layer(x, decoder.conv_norm_out, decoder.conv_out, device, tile).to(device)
+
+
+def _check(network: Any) -> None:
+    """Raises ValueError unless all layers of the decoder are those that are run here."""
+    odd = []
+    if network.config.act_fn not in ("silu", "swish"):  # two names of one function
+        odd.append(f"the activation {network.config.act_fn}")
+    for block in network.decoder.up_blocks:
+        if type(block).__name__ != "UpDecoderBlock2D":  # others have more than the two lists below
+            odd.append(type(block).__name__)
+            continue
+        for part in (*block.resnets, *(block.upsamplers or ())):
+            kind = type(part).__name__
+            resnet = kind == "ResnetBlock2D" and part.time_emb_proj is None
+            larger = kind == "Upsample2D" and part.use_conv and part.norm is None
+            if not resnet and not larger:
+                odd.append(kind)
+    if odd:
+        raise ValueError(
+            f"VAE: a decoder with {odd[0]} cannot be run in tiles, as pictures of more than "
+            f"{LARGE:,} pixels are; draw a smaller one"
+        )
 
 
 def _resnet(block: Any, x: Tensor, device: torch.device, tile: int) -> Tensor:

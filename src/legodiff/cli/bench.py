@@ -4,12 +4,14 @@ import json
 import shlex
 import sys
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from legodiff.cli.common import (
+    NO_CURVES,
     check_place,
     choose_device,
     console,
@@ -39,7 +41,11 @@ def bench(
     ] = None,
     batch: Annotated[int, typer.Option(help="Images at a time.", min=1)] = 8,
     size: Annotated[
-        str | None, typer.Option(help="Canvas as HEIGHTxWIDTH; the first model's by default.")
+        str | None,
+        typer.Option(
+            help="Canvas as HEIGHTxWIDTH in the models' own pixels (for models of latents: in "
+            "latents); the first model's by default."
+        ),
     ] = None,
     rounds: Annotated[int, typer.Option(help="How often each is timed.", min=1)] = 10,
     device: DeviceOption = "auto",
@@ -196,6 +202,9 @@ def _report(
     write_atomically(out, json.dumps(values, indent=1).encode())
     text = "\n\n".join([*map(markdown, tables), told]) + "\n"
     write_atomically(out.with_suffix(".md"), text.encode())
+    if find_spec("matplotlib") is None:
+        say(f"In {out}, and beside it the tables (.md). No picture: {NO_CURVES}")
+        return
     bars = [(row.name, row.flops / 1e9, Spread.of(row.milliseconds)) for row in rows]
     cost_picture(out.with_suffix(".png"), bars, f"{what}, {here['machine']}")
     say(f"In {out}, and beside it the tables (.md) and a picture (.png).")

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from legodiff.drawing import Samples
     from legodiff.pipeline import LegoPipeline
 
+INDEXED = ("1", "L", "P", "I", "I;16")
+"""PIL's modes of PNGs whose values are class indices as they stand; converting clips to 255."""
+
 
 def canvas(
     run: Annotated[str, typer.Argument(help="Run or model folder, or a Hub id.")],
@@ -44,13 +47,16 @@ def canvas(
     out: Annotated[Path, typer.Option(help="PNG file to write.")],
     labels: Annotated[
         str | None,
-        typer.Option(help="Classes from left to right: 3,none,7 or names; by default none."),
+        typer.Option(
+            help="Classes from left to right: 3,none,7 or names; by default none. A number is an "
+            "index, or a name where all names are numbers."
+        ),
     ] = None,
     regions: Annotated[
         str | None,
         typer.Option(
             help="Instead: JSON file with [[class, [top, left, bottom, right]], ...] in fractions, "
-            "or a PNG whose grey values are class indices."
+            "or a PNG of 1, 8 or 16 bits whose grey values are class indices."
         ),
     ] = None,
     blend: Annotated[
@@ -106,7 +112,7 @@ def canvas(
     from legodiff.output import about_canvas
     from legodiff.pictures import save_png
 
-    wanted = parse_size(size) or (0, 0)
+    wanted = parse_size(size)
     _check(out, wanted, overwrite)
     if wrap not in WRAPS:
         raise ValueError(f"--wrap {wrap}: choose from {', '.join(WRAPS)}")
@@ -197,13 +203,14 @@ def _regions(
     path = Path(regions)
     if path.suffix.lower() == ".png":
         with Image.open(path, formats=["PNG"]) as image:
-            indices = torch.from_numpy(np.array(image.convert("L") if image.mode != "P" else image))
+            plain = image if image.mode in INDEXED else image.convert("L")
+            indices = torch.from_numpy(np.array(plain).astype(np.int64))
         if indices.max() > none:
             raise ValueError(
                 f"{path} has the value {int(indices.max())}; values are class indices from 0 to "
                 f"{none - 1}, and {none} for no class"
             )
-        return label_map(indices.long(), canvas, blend, wrap)
+        return label_map(indices, canvas, blend, wrap)
     try:
         areas = [
             (label, (float(top), float(left), float(bottom), float(right)))

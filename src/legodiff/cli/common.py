@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 from rich.console import Console
 from rich.progress import (
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 console = Console()
 
+NO_CURVES = "matplotlib is not installed; run: pip install 'legodiff[demo]'"
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}
 
 
@@ -175,6 +176,14 @@ def check_place(out: Path, needed: int) -> None:
             f"{out}: up to {needed / 1e6:,.0f} MB are to be written, and {free / 1e6:,.0f} MB are "
             "free; choose another --out"
         )
+
+
+@overload
+def parse_size(text: str) -> tuple[int, int]: ...
+
+
+@overload
+def parse_size(text: str | None) -> tuple[int, int] | None: ...
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:

@@ -1,12 +1,21 @@
 """``legodiff data check`` and ``legodiff data encode``"""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from legodiff.cli.common import choose_device, console, parse_size, progress, say
+from legodiff.cli.common import (
+    choose_device,
+    console,
+    nothing,
+    parse_precision,
+    parse_size,
+    progress,
+    say,
+)
 from legodiff.cli.options import DeviceOption
 
 if TYPE_CHECKING:
@@ -18,10 +27,7 @@ app = typer.Typer(
     help="Look at images before training on them; encode them to latents.", no_args_is_help=True
 )
 
-SizeOption = Annotated[
-    str | None,
-    typer.Option("--size", help="Images are cropped and scaled to HEIGHTxWIDTH or SIDE."),
-]
+CROPPED = "Images are cropped and scaled to HEIGHTxWIDTH or SIDE."
 ChannelsOption = Annotated[
     int | None,
     typer.Option("--channels", help="1 for grey, 3 for colour; by default as the images are."),
@@ -30,8 +36,10 @@ ChannelsOption = Annotated[
 
 @app.command(epilog="Example:  legodiff data check photos/ --size 64")
 def check(
-    path: Annotated[str, typer.Argument(help="A folder, zip, tar shards, parquet, hf:NAME ...")],
-    size: SizeOption = None,
+    path: Annotated[
+        str, typer.Argument(help='A folder, zip, tar shards, parquet, hf:NAME, "digits" ...')
+    ],
+    size: Annotated[str | None, typer.Option(help=CROPPED)] = None,
     channels: ChannelsOption = None,
 ) -> None:
     """Decode every image; print what is there, what is broken, and how to train on it.
@@ -61,10 +69,10 @@ def encode(
     path: Annotated[str, typer.Argument(help="Images, as for training.")],
     vae: Annotated[str, typer.Option(help="AutoencoderKL of diffusers: a folder or Hub id.")],
     out: Annotated[Path, typer.Option(help="Folder for the latents.")],
-    size: SizeOption = "256",
+    size: Annotated[str, typer.Option(help=CROPPED)] = "256",
     batch: Annotated[int, typer.Option(help="Images encoded at a time.", min=1)] = 16,
     workers: Annotated[int, typer.Option(help="Processes that read images.", min=0)] = 0,
-    precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    precision: Annotated[str, typer.Option(help="fp32 or bf16, of the VAE.")] = "fp32",
     strict_data: Annotated[
         bool, typer.Option("--strict-data", help="Stop at an image that cannot be read.")
     ] = False,
@@ -79,10 +87,11 @@ def encode(
     from legodiff.train.distributed import joined
     from legodiff.vae import open_vae
 
+    parse_precision(precision)  # which says what there is
     with joined(choose_device(device)) as world:
-        images = open_data(path, parse_size(size) or (256, 256), channels=3)
+        images = open_data(path, parse_size(size), channels=3)
         opened = open_vae(vae)
-        with progress() as show:
+        with progress() if world.leads else nullcontext(nothing) as show:
             found = run_encoding(
                 images,
                 opened,
@@ -100,13 +109,20 @@ def encode(
                     f"unreadable, the next image stands in for it: {name}: {reason}"
                 ),
             )
-    say(f"{found.images:,} images encoded, {len(found.unreadable)} unreadable")
-    if found.deviation is not None:
+    if world.leads:
+        who = "" if world.size == 1 else f" by the first of {world.size} processes"
+        say(f"{found.images:,} images encoded{who}, {len(found.unreadable)} unreadable")
+    if found.deviation is not None and (world.leads or found.images):
+        # The process that is done last knows: nobody waits for it, as that can take hours.
         numbers = ", ".join(f"{deviation:.3f}" for deviation in found.deviation)
+        height, width = (side // opened.spec.downsampling for side in images.size)
         say(f"All of {out} is there. Deviation of each channel after the VAE's scaling: {numbers}")
-        say(f"Train on it:  legodiff train imagenet-256-xl-pr --data {out} --run runs/latents")
-    if found.warning is not None:
-        say(f"warning: {found.warning}")
+        say(
+            f"Train on it:  legodiff train imagenet-256-xl-pr --data {out} --size {height}x{width} "
+            "--run runs/latents"
+        )
+        if found.warning is not None:
+            say(f"warning: {found.warning}")
 
 
 def _print_report(report: "Report") -> None:

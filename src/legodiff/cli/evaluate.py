@@ -79,7 +79,9 @@ BatchOption = Annotated[int, typer.Option("--batch", help="Images at a time.", m
 @app.command(
     epilog="Examples:  legodiff evaluate runs/mine --samples 50000 --guidance 1.5\n\n"
     "legodiff evaluate samples/ --reference VIRTUAL_imagenet256_labeled.npz\n\n"
-    "A reference to use again:  legodiff evaluate stats photos/ --size 64 --out photos.npz"
+    "stats, a reference to use again:  legodiff evaluate stats photos/ --size 64 --out photos.npz"
+    "\n\ncanvas, crops of canvases by LPIPS:  legodiff evaluate canvas wide/ --reference photos/ "
+    "--size 256"
 )
 def images(
     what: Annotated[
@@ -98,7 +100,11 @@ def images(
         int | None, typer.Option(help=f"Images: {DRAWN} of a model, or all there are.", min=2)
     ] = None,
     labels: Annotated[
-        str | None, typer.Option(help="Classes drawn in turn: 0-9, or names, or none; all of them.")
+        str | None,
+        typer.Option(
+            help="Classes drawn in turn: 0-9, or names, or none; all of them. Numbers are indices, "
+            "or names where all names are numbers."
+        ),
     ] = None,
     first_seed: Annotated[int, typer.Option(help="Seed of the first image drawn.", min=0)] = 0,
     steps: StepsOption = 18,

@@ -12,7 +12,11 @@ from legodiff.cli.common import console, open_spec, parse_size, say
 def info(
     run: Annotated[str, typer.Argument(help="Run or model folder, Hub id, or preset name.")],
     size: Annotated[
-        str | None, typer.Option(help="Canvas as HEIGHTxWIDTH; the training size by default.")
+        str | None,
+        typer.Option(
+            help="Canvas as HEIGHTxWIDTH in the model's own pixels (for a model of latents: in "
+            "latents); the training size by default."
+        ),
     ] = None,
 ) -> None:
     """Print the bricks of a model, their parameters and what each costs."""

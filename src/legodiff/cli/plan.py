@@ -1,12 +1,13 @@
 """``legodiff plan``"""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from legodiff.cli.common import choose_device, console, full_method, progress, say
+from legodiff.cli.common import NO_CURVES, choose_device, console, full_method, progress, say
 from legodiff.cli.options import (
     DeviceOption,
     GuidanceOption,
@@ -53,9 +54,6 @@ def plan(
     others = [known for known in pipe.curves if known.full.method != full]
     current = [known for known in others if known.model == curve.model]
     write_curves(run, [*current, curve])
-    picture = run / "plans.png"
-    title = f"{run.name}: {sampler}, {steps} steps"
-    save_figure(picture, trade_off_figure(lines(curve), title))
     names, rows = table(curve)
     shown = Table(title="the least error at every cost")
     for name in names:
@@ -63,8 +61,15 @@ def plan(
     for row in rows:
         shown.add_row(*row)
     console.print(shown)
+    places = [run / "plans.json"]
+    if find_spec("matplotlib") is not None:
+        places.append(run / "plans.png")
+        title = f"{run.name}: {sampler}, {steps} steps"
+        save_figure(places[-1], trade_off_figure(lines(curve), title))
+    else:
+        say(f"No picture of them: {NO_CURVES}")
     say(
-        f"In {run / 'plans.json'} and {picture}. Measured on {curve.images} images; milliseconds "
-        f"an image on {curve.machine}."
+        f"In {' and '.join(map(str, places))}. Measured on {curve.images} images; milliseconds an "
+        f"image on {curve.machine}."
     )
     say(f"Draw with one:  legodiff sample {run} --budget 0.5 --out samples")

@@ -50,7 +50,11 @@ def sample(
     run: Annotated[str, typer.Argument(help="Run or model folder, or a Hub id.")],
     out: Annotated[Path, typer.Option(help="Folder for PNG files, or a file ending in .npz.")],
     labels: Annotated[
-        str | None, typer.Option(help="Classes, taken in turn: 0-9, or 3,5, or names, or none.")
+        str | None,
+        typer.Option(
+            help="Classes, taken in turn: 0-9, or 3,5, or names, or none. Numbers are indices, or "
+            "names where all names are numbers."
+        ),
     ] = None,
     seeds: Annotated[
         str | None, typer.Option(help="One image each: 0-63, or 7,11; by default one a class.")

@@ -35,7 +35,11 @@ def train(
         typer.Option(help='Images: a folder, zip, tar shards, parquet, latents, "digits" ...'),
     ] = None,
     size: Annotated[
-        str | None, typer.Option(help="Images are cropped and scaled to HEIGHTxWIDTH or SIDE.")
+        str | None,
+        typer.Option(
+            help="Images are cropped and scaled to HEIGHTxWIDTH or SIDE; of latents, the size "
+            "they have."
+        ),
     ] = None,
     channels: Annotated[int | None, typer.Option(help="1 for grey, 3 for colour.")] = None,
     flip: Annotated[
@@ -137,16 +141,19 @@ def _train(config: "RunConfig", run: Path, world: "World", resume: bool) -> None
             world=world,
             resume=resume,
             on_log=lambda status: show("training", status.images, total, str(status)),
-            say=tell,
+            say=say,
         )
     tell(f"The model is in {run}. Draw with it:  legodiff sample {run} --out samples")
 
 
 def _about(config: "RunConfig", data: "ImageData") -> str:
     """One line on what is learnt from."""
+    from legodiff.data.images import Pictures
+
     kinds = f"{len(data.class_names)} classes" if data.class_names else "no classes"
     height, width = data.size
-    flips = "mirrored half of the time" if config.data.flip else "never mirrored (--flip does)"
+    hint = " (--flip does)" if isinstance(data, Pictures) else ""  # others cannot be
+    flips = "mirrored half of the time" if config.data.flip else f"never mirrored{hint}"
     return (
         f"{config.data.path}: {len(data):,} images, {kinds}, {height}x{width}x{data.channels}, "
         f"{flips}; model {config.model.preset}"

@@ -55,7 +55,8 @@ def open_data(
     cropped and scaled to ``size``, one number or (height, width). ``channels`` is 1, 3 or None:
     what the pictures are. ``flip`` shows half of them mirrored. ``alpha`` is the colour behind
     transparent pixels, as PIL names colours.
-    Latents keep their own size and channels. Raises ValueError with what was looked for.
+    Latents keep their own size, and take none of the others: they are as the images were encoded.
+    Raises ValueError with what was looked for.
     """
     from legodiff.data.detect import holds_latents, open_source  # both import from this file
     from legodiff.data.images import Pictures, height_and_width
@@ -75,6 +76,12 @@ def open_data(
     if holds_latents(path):
         from legodiff.data.latents import open_latents
 
+        asked = {"channels": channels is not None, "flip": flip, "alpha": alpha != "white"}
+        if given := [name for name, is_given in asked.items() if is_given]:
+            raise ValueError(
+                f"{path} holds latents, which take no {' and no '.join(given)}; leave that out, or "
+                "change the images and encode them again with `legodiff data encode`"
+            )
         return open_latents(path)
     return Pictures(open_source(path), size, channels, flip, alpha)
 

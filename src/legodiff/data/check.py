@@ -131,7 +131,8 @@ def _settings(source: Source, pictures: Pictures, channels: int | None) -> dict[
     """What training must be told beside the size, as it would find something else by itself."""
     settings: dict[str, object] = {}
     if pictures.alpha != "white":
-        settings["data.alpha"] = pictures.alpha
+        plain = pictures.alpha.isalpha()
+        settings["data.alpha"] = pictures.alpha if plain else f'"{pictures.alpha}"'  # YAML's #
     if channels or infer_channels(source) != pictures.channels:
         settings["data.channels"] = pictures.channels
     return settings

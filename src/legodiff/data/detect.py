@@ -33,7 +33,9 @@ from legodiff.data.cifar import (
     open_cifar_folder,
 )
 from legodiff.data.digits import Digits
+from legodiff.data.manifest import is_encoded
 from legodiff.data.parquet import SAVED, open_hub, open_parquet, open_saved
+from legodiff.data.photographs import Photographs
 from legodiff.data.sources import (
     Files,
     Source,
@@ -63,17 +65,20 @@ def holds_latents(path: str) -> bool:
     if place.is_dir():
         few = [file.name for file in islice(place.rglob("*"), PROBE)]
         arrays = any(name.endswith(".npy") for name in few) and not any(map(is_image, few))
-        return arrays or (place / "manifest.json").is_file()
+        return arrays or is_encoded(place)
     return place.is_file() and zipfile.is_zipfile(path) and holds_arrays(path)
 
 
 def open_source(path: str) -> Source:
     """The collection at ``path``. Raises ValueError with what was looked for."""
     place = Path(path)
-    if path == "digits":
-        digits = Digits(8)
+    if path.partition(":")[0] == "digits":
+        digits = Digits(8, path.partition(":")[2] or "train")
         fetch = Arrays(digits.images)
         return Source("digits", path, (), digits.labels, digits.class_names, fetch)
+    if path == "photographs":
+        found = Photographs(8)
+        return Source("crops of photographs", path, (), found.labels, found.class_names, found.crop)
     if path.startswith("hf:"):
         return open_hub(path)
     if place.is_dir():

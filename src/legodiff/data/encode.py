@@ -56,7 +56,7 @@ def encode(
     rank: int = 0,
     world: int = 1,
     device: torch.device | str = "cpu",
-    precision: str = "float32",
+    precision: str = "fp32",
     source: str = "",
     crop: str = "centre",
     workers: int = 0,
@@ -77,7 +77,7 @@ def encode(
         shard_size: images in a shard.
         rank, world: this process encodes shards rank, rank + world, ...
         device: where to encode.
-        precision: "float32" or "bfloat16".
+        precision: "fp32" or "bf16".
         source, crop: where the images are and how they were brought to size, for the record.
         workers: processes that read images.
         strict: an image that cannot be read stops everything.
@@ -222,7 +222,7 @@ def _moments(vae: Vae, pixels: Tensor, precision: str) -> Tensor:
     if not moments.isfinite().all():
         raise ValueError(
             f"the VAE {vae.spec} gives values that are not finite; is it whole? "
-            "If precision is not float32, try that"
+            "If precision is not fp32, try that"
         )
     return moments
 

@@ -76,6 +76,20 @@ class Manifest:
         return range(first, min(first + self.shard_size, self.count))
 
 
+def is_encoded(folder: Path) -> bool:
+    """Whether a folder is one of ours, of any version: others hold a ``manifest.json`` as well."""
+    if not (folder / MANIFEST).is_file():
+        return False
+    if shard_path(folder, 0).is_file():
+        return True
+    try:
+        values = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        return False
+    found = values.get("format") if isinstance(values, dict) else None
+    return isinstance(found, str) and found.startswith(FORMAT.rpartition("-")[0])
+
+
 def read_manifest(folder: Path) -> Manifest:
     """Raises ValueError, in one line, if there is none, or none that this version reads."""
     path = folder / MANIFEST

@@ -26,17 +26,22 @@ class Photographs:
             ) from error
         self.size = (size, size)
         self.photographs = [Image.fromarray(pixels) for pixels in load_sample_images().images]
+        self.labels = np.arange(len(self)) % len(self.photographs)
+        """int64 (N,)"""
 
     def __len__(self) -> int:
         return len(self.photographs) * CROPS
 
     def read(self, index: int, rng: np.random.Generator | None = None) -> tuple[np.ndarray, int]:
         """The same for every ``rng``."""
-        label, crop = index % len(self.photographs), np.random.default_rng([7, index])
-        photograph = self.photographs[label]
-        side = int(photograph.height * LARGEST * crop.uniform(0.5, 1))
-        left = int(crop.integers(photograph.width - side + 1))
-        top = int(crop.integers(photograph.height - side + 1))
-        cut = photograph.crop((left, top, left + side, top + side))
-        pixels = np.asarray(cut.resize(self.size, Image.Resampling.LANCZOS))
-        return np.ascontiguousarray(np.moveaxis(pixels, -1, 0)), label
+        pixels = np.asarray(self.crop(index).resize(self.size, Image.Resampling.LANCZOS))
+        return np.ascontiguousarray(np.moveaxis(pixels, -1, 0)), int(self.labels[index])
+
+    def crop(self, index: int) -> Image.Image:
+        """A crop as it was cut, before it is brought to ``size``."""
+        chance = np.random.default_rng([7, index])
+        photograph = self.photographs[self.labels[index]]
+        side = int(photograph.height * LARGEST * chance.uniform(0.5, 1))
+        left = int(chance.integers(photograph.width - side + 1))
+        top = int(chance.integers(photograph.height - side + 1))
+        return photograph.crop((left, top, left + side, top + side))

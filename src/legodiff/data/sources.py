@@ -17,6 +17,7 @@ SUFFIXES = {
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2"),
 }
+SYSTEMS = ("__MACOSX", "lost+found")  # folders that a Mac and a disk's own repair leave
 LIMIT = 512 * 2**20  # bytes of one item, packed or unpacked
 MOST_CLASSES = 100_000
 CELEBA_PARTS = "list_eval_partition"  # .txt, or .csv as on Kaggle: "000001.jpg 0", 0 for training
@@ -49,9 +50,9 @@ class Source:
 
 
 def is_visible(name: str) -> bool:
-    """Whether a relative path is neither hidden, nor a Mac's leftovers, nor outside."""
+    """Whether a relative path is neither hidden, nor a system's own, nor outside."""
     parts = name.split("/")
-    return not any(not p or p.startswith(".") or p == "__MACOSX" for p in parts)
+    return not any(not p or p.startswith(".") or p in SYSTEMS for p in parts)
 
 
 def is_image(name: str) -> bool:
@@ -180,9 +181,19 @@ class Files:
 
 
 def list_files(folder: Path) -> list[str]:
-    """All visible files below a folder, sorted, with "/" between parts; links are followed once."""
+    """All visible files below a folder, sorted, with "/" between parts; links are followed once.
+
+    Raises ValueError for a folder that cannot be read, whose images would be missing unnoticed.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise ValueError(
+            f"{error.filename} cannot be read ({error.strerror}); give yourself the right to read "
+            "it, or move it elsewhere"
+        ) from error
+
     found, seen = [], set()
-    for here, folders, files in os.walk(folder, followlinks=True):
+    for here, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
         real = os.path.realpath(here)
         if real in seen:
             folders.clear()

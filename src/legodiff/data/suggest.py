@@ -116,7 +116,7 @@ def suggest(
         **settings,
     }
     height, width = size
-    name = Path(path.removeprefix("hf:")).name.split(".")[0] or "images"
+    name = Path(path.removeprefix("hf:")).name.split(".")[0].replace(":", "-") or "images"
     words = ["legodiff", "train", "--data", path, "--run", f"runs/{name}"]
     words += ["--size", str(height) if height == width else f"{height}x{width}"]
     for key, value in settings.items():

@@ -1,7 +1,8 @@
 """Tar shards as WebDataset writes them: indexed once, then in random access.
 
-Members with the same stem form a sample: an image, and its label as ``.cls`` (a class index or
-name) or as "label" in ``.json``.
+An image and a label of the same name form a sample; the label is ``.cls`` (a class index or name)
+or "label" in ``.json``. The same is the name up to the last dot, or else up to the first, which is
+WebDataset's key: ``0001.cls`` is for ``0001.image.png``.
 """
 
 import hashlib
@@ -31,7 +32,7 @@ from legodiff.store import write_atomically
 
 PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
 LABEL_LIMIT = 2**20  # bytes of a .cls or .json
-VERSION = 1  # of the index files
+VERSION = 2  # of the index files
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +129,10 @@ def _split(joined: np.ndarray) -> list[str]:
 
 
 def scan(path: str) -> Index:
-    """Reads all headers of a tar. Raises ValueError if it is compressed or damaged."""
+    """Reads all headers of a tar.
+
+    Raises ValueError if it is compressed or damaged, or if it has labels and none is of an image.
+    """
     if is_packed(path):
         raise ValueError(
             f"{path} is compressed, so images cannot be read in any order; unpack it into a "
@@ -156,11 +160,15 @@ def scan(path: str) -> Index:
         raise ValueError(f"{path} is not a whole tar file ({error})") from error
     plain = {name.rpartition(".")[0] for name in extents}
     names = [name for name in extents if not _is_beside(name, plain)]
-    return Index(
-        names,
-        [labels.get(name.rpartition(".")[0], "") for name in names],
-        np.array([extents[name] for name in names], np.int64).reshape(-1, 2),
-    )
+    found = [labels.get(name.rpartition(".")[0]) or labels.get(_key(name), "") for name in names]
+    stray = next((stem for stem, label in labels.items() if label), None)
+    if stray is not None and not any(found):
+        raise ValueError(
+            f"{path} has labels, such as that of {stray}, and none of them belongs to an image; "
+            "give both one name, such as 0001.png and 0001.cls"
+        )
+    table = np.array([extents[name] for name in names], np.int64).reshape(-1, 2)
+    return Index(names, found, table)
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
@@ -170,9 +178,14 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 def _is_beside(name: str, stems: set[str]) -> bool:
     """Whether an image such as 0001.mask.png belongs to a sample 0001.jpg."""
+    key = _key(name)
+    return key != name.rpartition(".")[0] and key in stems
+
+
+def _key(name: str) -> str:
+    """The name up to the first dot of the file: what WebDataset joins samples by."""
     folder, slash, file = name.rpartition("/")
-    first = folder + slash + file.partition(".")[0]
-    return first != name.rpartition(".")[0] and first in stems
+    return folder + slash + file.partition(".")[0]
 
 
 def _label(kind: str, content: bytes) -> str:
