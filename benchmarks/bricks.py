@@ -43,8 +43,8 @@ from legodiff.evaluate.seams import seams
 from legodiff.model.cost import subset_flops
 from legodiff.model.spec import StackSpec
 from legodiff.pictures import grid, save_png
-from legodiff.train.log import read_log
 from legodiff.train.loop import train
+from legodiff.train.runs import finished
 
 CPU = torch.device("cpu")
 DRAWN, JUDGED, STEPS = 500, 256, 12  # images but for the last
@@ -109,7 +109,7 @@ def run(name: str, data: str, seed: int, seconds: float, options: argparse.Names
     codec = PixelCodec.fit(np.array(learnt.images[:2000]), 0.5)
     with tempfile.TemporaryDirectory() as folder:
         pipe = train(config, learnt, codec, Path(folder), say=lambda _: None)
-        if read_log(Path(folder) / "log.jsonl")[-1]["images"] < images:
+        if not finished(Path(folder), images):
             raise SystemExit("stopped")  # by a signal; a row is of whole runs only
     pipe.save_pretrained(place(options.out, row))
     spec = pipe.stack.spec

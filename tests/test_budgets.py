@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from legodiff import LegoStack, SkipPlan, budgets, preset
-from legodiff.budgets import clock, cost, paper_plan, paper_within, within
+from legodiff.budgets import by_budget, clock, cost, paper_plan, paper_within
 from legodiff.diffusion.canvas import Windows
 from legodiff.model.cost import subset_flops
 from legodiff.plans import Curve, Point
@@ -58,18 +58,18 @@ def test_a_budget_takes_what_was_planned_if_there_is_a_plan(stack, monkeypatch):
     half = replace(FULL, steps=2)
     found = curve(half, FULL)
     share = flops(half) / flops(FULL)
-    assert within(FULL, share, found, stack, Sampling(), 4) == half
-    assert within(FULL, 1.0, found, stack, Sampling(), 4) == FULL
+    assert by_budget(FULL, share, found, stack, Sampling(), 4) == half
+    assert by_budget(FULL, 1.0, found, stack, Sampling(), 4) == FULL
     with pytest.raises(ValueError, match="cheapest plan takes"):
-        within(FULL, share - 0.01, found, stack, Sampling(), 4)
+        by_budget(FULL, share - 0.01, found, stack, Sampling(), 4)
     monkeypatch.setattr(budgets, "clock", lambda *_: lambda method: 10.0 * method.steps)
-    assert within(FULL, "39ms", found, stack, Sampling(), 4) == half
-    assert within(FULL, "0.04s", found, stack, Sampling(), 4) == FULL
+    assert by_budget(FULL, "39ms", found, stack, Sampling(), 4) == half
+    assert by_budget(FULL, "0.04s", found, stack, Sampling(), 4) == FULL
     with pytest.raises(ValueError, match="the fastest plan takes 20ms"):
-        within(FULL, "19ms", found, stack, Sampling(), 4)
+        by_budget(FULL, "19ms", found, stack, Sampling(), 4)
     with pytest.raises(ValueError, match="a time needs plans"):
-        within(FULL, "19ms", None, stack, Sampling(), 4)
-    assert within(FULL, 1.0, None, stack, Sampling(), 4) == FULL
+        by_budget(FULL, "19ms", None, stack, Sampling(), 4)
+    assert by_budget(FULL, 1.0, None, stack, Sampling(), 4) == FULL
 
 
 def test_costs_count_windows_bricks_and_guidance():

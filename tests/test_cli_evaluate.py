@@ -123,6 +123,9 @@ def test_help_shows_the_options_of_measuring(call):
         assert code == 0
         assert "--features" in out
         assert "Example" in out
+    examples = call("evaluate", "--help")[1].split("Example")[1]
+    for name in ("stats", "canvas"):
+        assert f"legodiff evaluate {name} " in examples
 
 
 def test_canvases_are_compared_crop_by_crop(call, tmp_path, monkeypatch):

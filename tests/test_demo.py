@@ -1,6 +1,7 @@
 """The demonstration, with a stack too small and a run too short to be any good."""
 
 import json
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -14,11 +15,20 @@ from legodiff.data.digits import Digits
 from legodiff.evaluate.digits import DigitJudges
 from legodiff.model.cost import subset_flops
 from legodiff.pictures import grid
+from legodiff.train import loop
+from legodiff.train.checkpoint import list_checkpoints
 
 TINY = """
 model: {preset: tiny-pr-16}
 train: {images: 512, batch: 32, checkpoint_images: 1000, learning_rate: 0.004, warmup_images: 0}
 """
+
+
+@contextmanager
+def stopping():
+    """A run is asked to stop in its first step."""
+    answers = iter([False])
+    yield lambda: next(answers, True)
 
 
 @pytest.fixture
@@ -126,6 +136,18 @@ def test_the_refinement_picture_shows_each_brick(small, monkeypatch):
             for one, other in zip(shown, same, strict=True):
                 apart = np.abs(np.asarray(one, int) - np.asarray(other, int)).max()
                 assert apart <= 1, caption
+
+
+def test_what_was_stopped_is_not_judged_and_begun_anew(small, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "stop_asked", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            run(small)
+    assert [int(path.name) for path in list_checkpoints(small)] == [32]
+    assert json.loads((small / demo.REPORT).read_text()) == {}
+    assert not (small / "digits.png").exists()
+    assert run(small).train_images == 512
+    assert [int(path.name) for path in list_checkpoints(small)] == [512]
 
 
 def test_an_earlier_demonstration_is_replaced_and_anything_else_is_not(small, monkeypatch):

@@ -154,6 +154,7 @@ METHODS = {
     "euler": Method(FULL, 5, "euler"),
     "heun": Method(FULL, 5, guidance=2.0, interval=(0.5, 10.0)),
     "churn": Method(FULL, 5, options={"churn": 3.0, "s_min": 0.05, "s_noise": 1.1}),
+    "without end": Method(FULL, 5, options={"churn": 3.0, "s_max": float("inf")}),
     "dpmpp_2m": Method(FULL, 5, "dpmpp_2m", self_guidance=1.5),
     "ddim": Method(FULL, 5, "ddim"),
     "eta": Method(FULL, 5, "ddim", options={"eta": 0.5}),
@@ -173,7 +174,7 @@ def test_the_script_of_every_sampler_is_the_sampler(name, tmp_path, monkeypatch)
     pipe, method = pipeline(), METHODS[name]
     made = [Graph("bricks-0-1.pt2", (0, 1), 0.0)]
     about = graph_folder.sampling_data(pipe, method, (8, 8), "torch-export", made)
-    (tmp_path / "sampling.json").write_text(json.dumps(about))
+    (tmp_path / "sampling.json").write_text(json.dumps(about, allow_nan=False))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.export, "load", lambda _: whole())
     space = {"__name__": "drawing"}
@@ -313,6 +314,10 @@ def test_mistakes_are_one_line(model, call, tmp_path, monkeypatch):
     monkeypatch.undo()
     (tmp_path / "file").write_text("")
     assert "is a file; it must be a folder" in fails(out="file")
+    (tmp_path / "x.png").write_text("mine")
+    for to in ("state-dict", "diffusers", "torch-export"):
+        assert "a file is in the way" in fails(out="x.png", to=to)
+    assert (tmp_path / "x.png").read_text() == "mine"
     monkeypatch.setattr(sys.modules["legodiff.cli.export"], "_bytes", lambda _: 10**18)
     assert "MB are to be written" in fails()
 

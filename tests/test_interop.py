@@ -25,6 +25,7 @@ from legodiff.interop.importing import import_model
 from legodiff.interop.lego import DEPTHS, official_spec
 from legodiff.model.cost import brick_parameters
 from legodiff.model.precondition import ddpm, to_raw
+from legodiff.vae import VaeSpec
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -684,9 +685,47 @@ def test_a_network_without_its_scheduler_and_unknown_ones(tmp_path):
         (folder / "scheduler" / "scheduler_config.json").unlink()
         pipe = import_model(folder, condition=condition).pipe
         assert pipe.stack.spec.bricks[0].prediction == prediction
+    save_diffusers(tmp_path / "sd", "UNet2DConditionModel")
+    (tmp_path / "sd" / "scheduler" / "scheduler_config.json").unlink()
+    with pytest.raises(
+        ValueError, match=r"^[^\n]*/sd: nothing says with which noise levels[^\n]*$"
+    ):
+        import_model(tmp_path / "sd", condition=tmp_path / "c.safetensors")
     save_diffusers(tmp_path / "ve", schedule="ScoreSdeVeScheduler")
     with pytest.raises(ValueError, match=r"^[^\n]*ScoreSdeVeScheduler is not known here[^\n]*$"):
         import_model(tmp_path / "ve")
+
+
+@pytest.mark.parametrize("named", ["in its index", "by its folder"])
+def test_latents_of_another_decoder_are_not_taken_for_pixels(named, tmp_path):
+    save_diffusers(tmp_path)
+    assert isinstance(import_model(tmp_path).pipe.codec, PixelCodec)
+    if named == "in its index":
+        parts = {"_class_name": "LDMPipeline", "vqvae": ["diffusers", "VQModel"]}
+        (tmp_path / "model_index.json").write_text(json.dumps(parts))
+    else:
+        (tmp_path / "vqvae").mkdir()
+        (tmp_path / "vqvae" / "config.json").write_text('{"_class_name": "VQModel"}')
+    message = r"^[^\n]*whose decoder vqvae \(VQModel\) is not read here; known is[^\n]*$"
+    with pytest.raises(ValueError, match=message):
+        import_model(tmp_path)
+    vae = VaeSpec(channels=3, downsampling=4)
+    assert isinstance(import_model(tmp_path, vae=vae).pipe.codec, LatentCodec)
+
+
+@pytest.mark.parametrize(("given", "taken"), [(3, True), (6, True), (4, False)])
+def test_a_network_gives_what_it_takes_or_a_variance_more(given, taken, tmp_path):
+    from test_foreign import UNET
+
+    save_diffusers(tmp_path, config=UNET | {"out_channels": given})
+    if taken:
+        assert import_model(tmp_path).pipe(seeds=0, steps=1).images
+        return
+    with pytest.raises(ValueError, match=r"^[^\n]*takes 3 channels and gives 4; known are[^\n]*$"):
+        import_model(tmp_path)
+    save_diffusers(tmp_path / "wide", config=UNET | {"in_channels": 6})
+    with pytest.raises(ValueError, match="takes 6 channels and gives 3"):
+        import_model(tmp_path / "wide")
 
 
 @pytest.mark.parametrize(
@@ -754,7 +793,8 @@ def test_folders_of_diffusers_that_cannot_be_are_one_line(tmp_path):
         ("{", "is not JSON"),
         ("[]", "does not hold named values"),
         (good.replace("UNet2DModel", "FluxTransformer2DModel"), "known are UNet2DModel, "),
-        (good.replace('"in_channels": 3', '"in_channels": 4'), "of another shape"),
+        (good.replace('_channels": 3', '_channels": 4'), "of another shape"),
+        (good.replace('"in_channels": 3', '"in_channels": 6'), "takes 6 channels and gives 3"),
         (good.replace('"AttnDownBlock2D"', '"Nothing"'), "cannot be built as configured"),
     ):
         config.write_text(text)

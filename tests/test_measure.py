@@ -5,10 +5,13 @@ import pytest
 import torch
 from toy_features import toy
 
+from legodiff.evaluate import measure as module
 from legodiff.evaluate.extract import Extracted
 from legodiff.evaluate.frechet import Gaussian
-from legodiff.evaluate.measure import Metric, add_records, floor, measure, thousands, warnings
+from legodiff.evaluate.measure import Metric, add_records, floor, thousands, warnings
+from legodiff.evaluate.neighbours import manifold
 from legodiff.evaluate.reference import Reference
+from legodiff.train.distributed import World
 
 GENERATOR = torch.Generator().manual_seed(0)
 
@@ -23,6 +26,11 @@ def drawn(features, spatial=None, logits=None):
 
 def reference(features, spatial=None, name="train"):
     return Reference(name, Gaussian.fit(features), spatial, features, {})
+
+
+def measure(found, real, network):
+    around = None if real.features is None else manifold(real.features, World())
+    return module.measure(found, real, network, around, World())
 
 
 def values(metrics):
@@ -108,7 +116,23 @@ def test_few_images_are_told_how_far_real_ones_are_apart():
     thin = warnings(drawn(normal(4, 4)), Reference("x", Gaussian.fit(features), None, None, {}))
     assert thin[0].endswith("; the reference holds no images to say by how much")
     assert thin[1] == "4 images do not span 4 features: the covariance lacks rank"
+    needs = "on each side, and there are 4 and, in the reference, 0"
+    assert thin[2] == f"no kernel distance: that takes 2 images {needs}"
+    assert thin[3] == f"no precision and recall: that takes 4 images {needs}"
     assert not warnings(drawn(torch.randn(10_000, 2)), reference(features))
+
+
+@pytest.mark.parametrize(
+    ("here", "real", "left"),
+    [(2, 9, {"FD", "KD"}), (9, 3, {"FD", "KD"}), (9, 1, {"FD"}), (4, 4, None)],
+)
+def test_what_takes_more_images_is_left_out_and_told(here, real, left):
+    found, known = drawn(normal(here)), normal(real)
+    against = Reference("train", Gaussian.fit(normal(50)), None, known, {})
+    names = {name.partition("-")[0] for name in values(measure(found, against, toy()))}
+    assert names == (left or {"FD", "KD", "precision", "recall"})
+    told = [note for note in warnings(found, against) if note.startswith("no ")]
+    assert len(told) == {4: 0, 2: 1, 1: 2}[len(names)]
 
 
 def test_a_distance_without_full_rank_is_finite():
@@ -119,6 +143,23 @@ def test_a_distance_without_full_rank_is_finite():
 def test_features_of_another_network_are_refused():
     with pytest.raises(ValueError, match="the reference has 7 features and toy gives 8"):
         measure(drawn(normal(9)), reference(normal(9, 7)), toy())
+
+
+def test_numbers_that_are_none_are_null_and_told(tmp_path):
+    path, nan = tmp_path / "metrics.json", float("nan")
+    metrics = [
+        Metric("nearest-a", float("inf"), None, "higher"),
+        Metric("KID-a", nan, nan, "lower"),
+        Metric("FID-a", 3.0, None, "lower"),
+    ]
+    add_records(path, metrics, {"images": 1})
+    found = json.loads(path.read_text())
+    assert [(one["value"], one["spread"]) for one in found] == [(None, None)] * 2 + [(3.0, None)]
+    told = warnings(drawn(torch.randn(10_000, 2)), reference(normal(20_000, 2)), metrics)
+    assert told == [
+        "nearest-a is inf, which is written as null",
+        "KID-a is nan, which is written as null",
+    ]
 
 
 def test_results_are_kept_until_they_are_measured_again(tmp_path):

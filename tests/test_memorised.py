@@ -7,7 +7,9 @@ from toy_features import toy
 
 from legodiff.evaluate import memorised as module
 from legodiff.evaluate.images import Images
-from legodiff.evaluate.memorised import memorised, write_memorised
+from legodiff.evaluate.memorised import write_memorised
+from legodiff.evaluate.neighbours import manifold
+from legodiff.train.distributed import World
 
 PIXELS = torch.randint(
     *(0, 256, (40, 1, 8, 8)), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
@@ -20,6 +22,10 @@ def images(pixels):
 
 def of(pixels):
     return toy().run(pixels).pool
+
+
+def memorised(drawn, real):
+    return module.memorised(drawn, manifold(real, World()), World())
 
 
 def test_copies_are_found_with_what_they_are_copies_of():

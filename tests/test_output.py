@@ -57,6 +57,14 @@ def test_a_folder_has_an_image_for_each_seed_and_how_it_was_made(tmp_path):
     assert json.loads(about["size"]) == [16, 16]
 
 
+def test_a_range_of_churn_without_end_is_null_beside_an_image(tmp_path):
+    """JSON has no infinity."""
+    method = replace(METHOD, options={"churn": 1.0, "s_max": float("inf")})
+    write_folder(order(count=1, method=method), tmp_path, False, World(), silent)
+    with Image.open(tmp_path / "000010.png") as image:
+        assert json.loads(image.text["options"]) == {"churn": 1.0, "s_max": None}
+
+
 def test_a_stopped_call_goes_on(tmp_path, monkeypatch):
     made, drawn = order(), []
     write_folder(order(4), tmp_path, False, World(), silent)

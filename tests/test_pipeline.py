@@ -149,11 +149,25 @@ def test_colour_images(pipe):
         ({"seeds": 2**63}, "a seed must be"),
         ({"steps": 0}, "steps is 0"),
         ({"sampler": "magic"}, "unknown sampler 'magic'; choose from heun"),
+        ({"steps": 2.5}, "steps is 2.5; it must be a whole number from 1 on"),
+        ({"steps": "2"}, "steps is '2'"),
+        ({"sampler": ["heun"]}, r"unknown sampler \['heun'\]"),
+        ({"guidance_interval": 5}, "guidance interval 5: give two noise levels"),
+        ({"guidance_interval": "15"}, "guidance interval '15': give"),
+        ({"guidance_interval": (0.2, None)}, r"guidance interval \(0.2, None\): give"),
         ({"size": (16, 18)}, "16x18 does not fit these bricks: 4 must divide"),
+        ({"size": 16}, r"size is 16; give \(height, width\), two whole numbers of pixels"),
+        ({"size": (16,)}, r"size is \(16,\); give"),
+        ({"size": (16, 16.5)}, r"size is \(16, 16.5\); give"),
+        ({"size": "16"}, "size is '16'; give"),
         ({"budget": 0.0}, "budget is 0.0"),
         ({"budget": 0.5, "plan": SkipPlan.full(3)}, "a budget or a plan"),
         ({"plan": SkipPlan.full(4)}, "a brick that this stack of 3 has not"),
+        ({"budget": (0.5,)}, r"budget is \(0.5,\); it is a share"),
         ({"batch": 0}, "batch is 0"),
+        ({"batch": 1.5}, "batch is 1.5; it must be a whole number from 1 on"),
+        ({"labels": torch.tensor(4)}, "label 4: choose from 0 to 2"),
+        ({"labels": torch.tensor(0.5)}, "label 0.5: choose from 0 to 2"),
         ({"guidance": 2.0}, "guidance needs labels"),
         ({"guidance": float("nan"), "labels": 0}, "guidance is nan"),
     ],
@@ -161,6 +175,22 @@ def test_colour_images(pipe):
 def test_wrong_arguments_are_one_clear_line(pipe, arguments, message):
     with pytest.raises(ValueError, match=rf"^[^\n]*{message}[^\n]*$"):
         pipe(**{"steps": 1} | arguments)
+
+
+def test_the_papers_rule_says_what_cannot_be(pipe):
+    with pytest.raises(ValueError, match="unknown sampler 'foo'; choose from heun"):
+        pipe.paper_plan(0.5, 4, "foo")
+    with pytest.raises(ValueError, match=r"steps is 2\.5"):
+        pipe.paper_plan(0.5, 2.5)
+
+
+def test_numbers_of_torch_and_numpy_are_numbers(pipe):
+    one, several = torch.tensor(1), torch.tensor([1, 2])
+    assert pipe(labels=one, seeds=np.array(7), steps=1).labels == [1]
+    assert pipe(labels=several, seeds=several, steps=1).seeds == [1, 2]
+    samples = pipe(steps=np.int64(2), size=np.array([16, 16]), batch=np.int64(1))
+    assert samples.images[0].size == (16, 16)
+    json.dumps(samples.method.to_dict())
 
 
 def test_guidance_is_refused_where_it_has_nothing_to_work_with():

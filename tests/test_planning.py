@@ -5,7 +5,7 @@ import pytest
 import torch
 from test_pipeline import pipeline
 
-from legodiff import LegoPipeline, SkipPlan
+from legodiff import LegoPipeline, LegoStack, SkipPlan
 from legodiff.diffusion.planner import Choice, Found
 from legodiff.model.cost import subset_flops
 from legodiff.planning import _between, _grids, _other_solver, _Shared, _spread, _Trial, find_plans
@@ -37,6 +37,28 @@ def test_points_cost_more_and_err_less_up_to_the_full_method(planned):
     drawn = {"measuring", "fewer steps", "another solver", "checking", "the paper's rule"}
     assert stages == {"planning"} | drawn
     assert all((name, total, total) in told for name, _, total in told)
+
+
+def test_guidance_that_reaches_no_noise_level_is_refused_before_anything_is_drawn():
+    """Other grids may have levels in the interval, at which nothing was measured."""
+    pipe, told = pipeline(), []
+    full = Method(SkipPlan.full(3), 6, guidance=1.5, interval=(0.6, 0.9))
+    assert not any(map(full.guides, full.levels(pipe.sampling)))
+    wrong = (
+        r"^guidance interval 0\.6 to 0\.9: none of the noise levels of 6 steps of heun lies in it; "
+        r"give [^\n]*$"
+    )
+    with pytest.raises(ValueError, match=wrong):
+        find_plans(pipe, full, 2, 2, lambda *stage: told.append(stage))
+    assert not told
+
+
+def test_where_nothing_can_be_left_out_the_curve_is_a_point():
+    pipe = pipeline("tiny-pr-16")
+    spec = replace(pipe.stack.spec, bricks=pipe.stack.spec.bricks[:1])
+    pipe = LegoPipeline(LegoStack(spec).eval())
+    (point,) = find_plans(pipe, Method(SkipPlan.full(1), 1), images=2, batch=2).points
+    assert (point.error, point.method.steps) == (0, 1)
 
 
 def test_no_rival_beats_it(planned):

@@ -1,23 +1,32 @@
 import json
 from dataclasses import replace
+from importlib import import_module
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from conftest import judges
-from test_demo import TINY
+from PIL import Image
+from test_demo import TINY, stopping
+from test_pipeline import pipeline
 
 from legodiff import LegoPipeline, SkipPlan, config
+from legodiff.codec import LatentCodec
 from legodiff.config import load_config
 from legodiff.evaluate import digits
 from legodiff.model.cost import subset_flops
 from legodiff.model.presets import preset
-from legodiff.reproduce import convergence, experiments, quality, runs, skipping
+from legodiff.reproduce import convergence, experiments, quality, runs, skipping, wide
 from legodiff.reproduce.effort import PEAK, SHARE, efforts
 from legodiff.reproduce.experiment import Experiment, Model, Scale
 from legodiff.reproduce.models import bricks, on_digits, patch_bricks, refined, shared_out
 from legodiff.reproduce.pages import spread, table
 from legodiff.sampling import Method
+from legodiff.store import read_weights
+from legodiff.train import loop
+from legodiff.train.checkpoint import list_checkpoints
 from legodiff.train.estimate import training_flops
+from legodiff.vae import VaeSpec
 
 ALL = experiments.EXPERIMENTS
 FEW = ("train.images=32", "train.batch=16", "train.picture_images=0")
@@ -160,6 +169,47 @@ def test_models_are_trained_once_and_found_again(run, monkeypatch):
     assert kept == ["pg-0-", "pr-0-"]
 
 
+def test_what_was_stopped_is_not_judged_and_goes_on(call, run, tmp_path, monkeypatch):
+    scale = replace(SMALL, models=TWO[:1])
+    monkeypatch.setitem(ALL, "tiny", Experiment("Tiny", "quality", scale, scale))
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "stop_asked", stopping)
+        code, _, err = call("reproduce", "tiny", "--out", tmp_path / "out")
+        assert (code, err) == (130, "")
+    out = tmp_path / "out" / "small"
+    assert not (out / "tiny").exists()
+    (stopped,) = (out / "models").iterdir()
+    assert [int(path.name) for path in list_checkpoints(stopped)] == [16]
+    _, folder = run("quality", scale)
+    assert [int(path.name) for path in list_checkpoints(stopped)][-1] == 32
+    seconds = [row["training seconds"] for row in rows(folder)]
+    assert seconds[0] == runs.training_seconds(stopped) > 0
+
+    stopped = stopped.rename(tmp_path / "went-on")
+    run("quality", scale)  # and now without a stop
+    (calm,) = (out / "models").iterdir()
+    one, other = (read_weights(folder / "model.safetensors") for folder in (calm, stopped))
+    assert all(one[name].equal(other[name]) for name in one)
+
+
+def test_weights_that_were_not_written_are_not_taken_for_those_of_the_end(run, monkeypatch):
+    """Of a run that was killed after its last checkpoint and before the weights beside it."""
+    scale = replace(SMALL, models=TWO[:1])
+    _, folder = run("quality", scale)
+    (made,) = (folder.parent / "models").iterdir()
+    first = rows(folder)
+    (made / "model.safetensors").unlink()
+    _, folder = run("quality", scale)
+    assert rows(folder) == first
+
+
+def test_seconds_of_training_are_those_of_all_calls(tmp_path):
+    lines = [(10, 5.0), (40, 10.0), (41, 0.0)]  # the last one slower than a log can tell
+    text = "".join(json.dumps({"images": n, "images_per_second": r}) + "\n" for n, r in lines)
+    (tmp_path / "log.jsonl").write_text(text)
+    assert runs.training_seconds(tmp_path) == pytest.approx(2 + 3 + 20)
+
+
 def test_a_brick_on_a_base_that_rests_leaves_it_as_it_was(run):
     base = Model("base", "digits", (bricks(("image", 4, 1)), *FEW))
     _, folder = run("quality", replace(SMALL, models=refined(base, (4, 2, 1), *FEW)))
@@ -167,8 +217,6 @@ def test_a_brick_on_a_base_that_rests_leaves_it_as_it_was(run):
     assert found["base (frozen) + LEGO-PR"]["parameters"] > found["base"]["parameters"]
     assert found["base, trained on"]["parameters"] == found["base"]["parameters"]
     assert len({row["FD-digits-20(train)"] for row in found.values()}) == 4
-
-    from legodiff.store import read_weights
 
     models = folder.parent / "models"
     names = ("base-0-", "base-frozen-lego-pr-0-", "base-unfrozen-lego-pr-0-", "base-trained-on-0-")
@@ -194,6 +242,9 @@ def test_skipping_costs_less_at_every_share(run):
         assert costs == sorted(costs, reverse=True)
         assert len(set(costs)) == 3
     assert found[0]["FD-digits-20(train)"] == found[3]["FD-digits-20(train)"]  # nothing is skipped
+    scale = replace(SMALL, models=TWO[:1], more={"shares": (0.0, 0.5, 1.0)})
+    drawn = [found[number]["drawn flops"] for number in (0, 1, 2, 4)]  # the others are the same
+    assert efforts(scale, "skipping")[0].drawing == sum(drawn) * scale.samples
     assert (folder / "figure.png").is_file()
 
 
@@ -238,7 +289,36 @@ def test_convergence_goes_on_with_one_training(run, monkeypatch):
     assert costs == pytest.approx([costs[0]] * 3)
     seconds = [row["training seconds"] for row in found]
     assert seconds == sorted(seconds)
-    assert not (folder / "training").exists()
+
+
+def test_convergence_that_was_broken_off_goes_on(run, call, tmp_path, monkeypatch):
+    monkeypatch.setattr(convergence, "STAGES", 3)
+    scale = replace(SMALL, models=TWO[:1])
+    _, folder = run("convergence", scale, "--images", 64)
+    whole = rows(folder)
+    folder.parent.rename(tmp_path / "whole")
+
+    stages, trained = [], convergence.train_on
+
+    def broken(config, *more):
+        stages.append(config.train.images)
+        if len(stages) == 3:
+            monkeypatch.setattr(loop, "stop_asked", stopping)
+        return trained(config, *more)
+
+    monkeypatch.setattr(convergence, "train_on", broken)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "stop_asked", loop.stop_asked)  # put back at the end
+        assert call("reproduce", "tiny", "--images", 64, "--out", tmp_path / "out")[0] == 130
+    assert stages == [16, 32, 64]
+    _, folder = run("convergence", scale, "--images", 64)
+    assert stages == [16, 32, 64, 64]  # those before are known
+    for one, other in zip(rows(folder), whole, strict=True):
+        assert one | {"training seconds": 0} == other | {"training seconds": 0}
+    run("convergence", scale, "--images", 64)
+    assert len(stages) == 4
+    run("convergence", replace(scale, samples=19), "--images", 64)
+    assert stages[4:] == [16, 32, 64]  # judged in another way, its first stages are gone
 
 
 def test_refinement_shows_every_brick(run):
@@ -268,7 +348,35 @@ def test_a_wide_canvas_says_what_it_costs(run):
     scale = replace(PICTURES, models=PICTURES.models[1:], more={"canvas": (32, 128)})
     page, folder = run("wide", scale)
     assert "128x32" in page
-    assert rows(folder)[0]["flops"] > 0
+    assert "memory" not in page  # the most that the process held is that of training
+    assert rows(folder)[0]["flops"] == efforts(scale, "wide")[0].drawing > 0
+
+
+@pytest.mark.parametrize("options", [{}, {"churn": 2.0}])
+@pytest.mark.parametrize("steps", [2, 3])
+def test_borders_are_those_of_the_windows_that_made_the_image(steps, options):
+    """Windows shift from level to level: what is at multiples of their side shows nothing."""
+    pipe, size, told = pipeline(), (24, 44), []
+    method = Method(SkipPlan.full(3), steps, options=options)
+    pipe.render(method, [0], [0], size, on_window=lambda at, _: told.append(at))
+    windows = pipe.windows(size)
+    last = told[-len(windows.places(windows.drawn(size), 0)) :]
+    found = wide.last_borders(pipe, method, size)
+    assert found == tuple(
+        sorted({at[axis] for at in last if 0 < at[axis] < size[axis]}) for axis in (0, 1)
+    )
+    assert set(found[1]) != {16, 32}
+    assert wide.last_borders(pipe, method, (16, 16)) == ([], [])
+    large = LegoPipeline(pipe.stack, LatentCodec(VaeSpec(1, 8), mean=(0.0,), scale=1.0))
+    wanted = tuple([8 * place for place in axis] for axis in found)
+    assert wide.last_borders(large, method, (24 * 8, 44 * 8)) == wanted
+    image = np.add.outer(np.arange(24), np.arange(44))  # a step of 1 everywhere, and larger ones
+    for row in found[0]:
+        image[row:] += 9
+    for column in found[1]:
+        image[:, column:] += 9
+    seam = wide.seam_of_windows(Image.fromarray(image.astype(np.uint8)), pipe, method)
+    assert seam == pytest.approx(10)
 
 
 def test_sizes_are_those_that_info_counts(run):
@@ -294,6 +402,35 @@ def test_effort_is_counted_from_the_recipe():
     assert top == subset_flops(stack, (0, 1), (16, 16)) * 1000 * 35 > base
 
 
+def test_effort_counts_what_its_kind_of_experiment_draws():
+    one = replace(SMALL, models=TWO[:1])
+
+    def drawing(kind, **changes):
+        (found,) = efforts(replace(one, **changes), kind)
+        return found.drawing
+
+    plain = drawing("quality")
+    assert drawing("quality", guidances=(1.0, 1.5)) == 3 * plain > 0
+    assert drawing("convergence") == convergence.STAGES * plain
+    assert drawing("refinement") == 0
+    more = {"canvas": (256, 384), "canvases": 3}  # of latents: 32x48, in windows of 16x16
+    strided, shifted = 4 * 6, 3 * 4  # at 0, 7, 14, 16 ...; side by side on 48x64, with the gap
+    every = 3 * (strided + shifted) * plain / one.samples
+    assert drawing("canvases", factor=8, more=more) == every
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_experiment_says_what_it_draws(name):
+    experiment, pipe = ALL[name], pipeline()
+    kind = import_module(f"legodiff.reproduce.{experiment.kind}")
+    for scale in (experiment.small, experiment.paper):
+        found = kind.drawings(scale, pipe)
+        assert bool(found) == (experiment.kind not in ("refinement", "architecture"))
+        for one in found:
+            assert one.images in (scale.samples, 1, scale.more.get("canvases"), 5 * scale.samples)
+            assert one.method.steps == scale.steps
+
+
 def test_at_the_papers_scale_it_says_what_it_needs(call, tmp_path, monkeypatch):
     table = ALL["table3"]
     small = replace(table.paper, models=TWO, image=(1, 10))  # counted sooner
@@ -302,7 +439,7 @@ def test_at_the_papers_scale_it_says_what_it_needs(call, tmp_path, monkeypatch):
     assert code == 0
     assert "Data: latents-256, compared with VIRTUAL_imagenet256_labeled.npz" in out
     assert "--scale paper --data latents-256 --reference VIRTUAL" in out
-    assert "an assumption, not measured" in out
+    assert "(the share is an assumption)" in out
     assert not list(tmp_path.iterdir())
 
 

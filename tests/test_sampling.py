@@ -15,6 +15,13 @@ def test_every_sampler_has_its_grid():
     assert sampling.sigmas(7, "ddim").equal(ddpm_strided_sigmas(7, 40.0))
 
 
+def test_grids_of_unknown_samplers_and_steps_are_one_line():
+    with pytest.raises(ValueError, match="unknown sampler 'foo'; choose from heun"):
+        Sampling().sigmas(4, "foo")
+    with pytest.raises(ValueError, match="steps is '4'; it must be a whole number from 1 on"):
+        Sampling().sigmas("4")
+
+
 @pytest.mark.parametrize(
     "words",
     [{"sigma_min": 0.0}, {"sigma_min": 9.0, "sigma_max": 1.0}, {"rho": "7"}, {"sigma_max": True}],
@@ -53,6 +60,13 @@ def test_guidance_takes_two_evaluations_inside_its_interval():
         ({"self_guidance": "2"}, "self_guidance is 2; it must be a number"),
         ({"interval": (2.0, 1.0)}, "guidance interval 2 to 1: give two noise levels"),
         ({"interval": (-1.0, 1.0)}, "guidance interval -1 to 1"),
+        ({"interval": (1.0, float("nan"))}, "guidance interval 1 to nan"),
+        ({"interval": 5}, "guidance interval 5: give two noise levels"),
+        ({"interval": (1.0, 2.0, 3.0)}, r"guidance interval \(1.0, 2.0, 3.0\): give"),
+        ({"steps": 0}, "steps is 0; it must be a whole number from 1 on"),
+        ({"steps": 2.5}, "steps is 2.5; it must be a whole number"),
+        ({"steps": "2"}, "steps is '2'; it must be a whole number"),
+        ({"sampler": ["heun"]}, r"unknown sampler \['heun'\]"),
     ],
 )
 def test_what_cannot_be_is_refused(words, message):
@@ -66,6 +80,7 @@ def test_what_cannot_be_is_refused(words, message):
         Method(PLAN),
         Method(PLAN, 50, "ddim", {"eta": 0.5}, 2.0, (0.2, 5.0), 1.3),
         Method(PLAN, guidance=2.0, interval=(0.2, float("inf"))),
+        Method(PLAN, options={"churn": 10.0, "s_max": float("inf")}),
     ],
 )
 def test_methods_go_through_json(method):

@@ -12,11 +12,11 @@ from legodiff.model.compiled import CompiledStack
 from legodiff.model.cost import subset_seconds
 from legodiff.model.spec import StackSpec
 from legodiff.model.stack import LegoStack
-from legodiff.plans import Curve, parse_milliseconds
-from legodiff.sampling import Method, Sampling
+from legodiff.plans import Curve, check_share, parse_milliseconds
+from legodiff.sampling import Method, Sampling, one_or_more
 
 
-def chosen(
+def by_plan_or_budget(
     full: Method,
     budget: float | str | None,
     plan: SkipPlan | None,
@@ -38,10 +38,10 @@ def chosen(
         return replace(full, plan=plan)
     if budget is None:
         return full
-    return within(full, budget, curve_of(full), stack, sampling, batch)
+    return by_budget(full, budget, curve_of(full), stack, sampling, batch)
 
 
-def within(
+def by_budget(
     full: Method,
     budget: float | str,
     curve: Curve | None,
@@ -86,8 +86,7 @@ def paper_within(
 
     Raises ValueError, naming the cheapest plan, if none does.
     """
-    if not 0 < budget <= 1:
-        raise ValueError(f"budget is {budget}; it is a share of the full FLOPs, in (0, 1]")
+    check_share(budget)
     sigmas = sampling.sigmas(full.steps, full.sampler)
     most = full.flops(sampling, spec, size)
     share = 1.0
@@ -124,6 +123,7 @@ def clock(
     stack: LegoStack | CompiledStack, sampling: Sampling, size: tuple[int, int], batch: int
 ) -> Callable[[Method], float]:
     """Tells the milliseconds of an image by a method, from the time each subset takes now."""
+    batch = one_or_more("batch", batch)
     seconds: dict[tuple[int, ...], float] = {}
 
     def milliseconds(method: Method) -> float:

@@ -28,6 +28,7 @@ from legodiff.store import write_atomically
 from legodiff.train.distributed import World
 from legodiff.train.log import Status
 from legodiff.train.loop import train
+from legodiff.train.runs import finished
 
 STEPS, GUIDANCE, JUDGED, SHOWN = 18, 1.5, 500, 60
 BUDGET = 2 / 3
@@ -83,7 +84,8 @@ def run_demo(run: Path, seed: int, device: torch.device, show: Show) -> Report:
     """Trains, draws, judges, and writes pictures and ``demo.json`` into the run folder.
 
     The files of an earlier demonstration in the folder are replaced. Raises ValueError for a
-    folder that holds anything but a demonstration. ``show`` is told of the progress.
+    folder that holds anything but a demonstration, and KeyboardInterrupt if the training was asked
+    to stop before its end. ``show`` is told of the progress.
     """
     _check_requirements()
     config = load_config("digits", [f"train.seed={seed}"])
@@ -99,6 +101,8 @@ def run_demo(run: Path, seed: int, device: torch.device, show: Show) -> Report:
     began = time.perf_counter()
     pipe = train(config, data, codec, run, world=World(device=device), on_log=on_log, say=_quiet)
     train_seconds = time.perf_counter() - began
+    if not finished(run, config.train.images):
+        raise KeyboardInterrupt  # it was asked to stop: what has not learnt is not judged
 
     every = SkipPlan.full(len(spec.bricks))
     plan = pipe.within(Method(every, STEPS), BUDGET).plan

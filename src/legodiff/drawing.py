@@ -19,7 +19,7 @@ from legodiff.model.cost import Meter, Watch
 from legodiff.model.spec import StackSpec
 from legodiff.model.stack import LegoStack
 from legodiff.plans import Point
-from legodiff.sampling import Method, Sampling
+from legodiff.sampling import Method, Sampling, one_or_more
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,7 @@ def draw_images(
 
     Raises ValueError if the codec lacks its VAE, unless ``preview``, or if the model is broken.
     """
-    if batch < 1:
-        raise ValueError(f"batch is {batch}; it must be 1 or more")
+    batch = one_or_more("batch", batch)
     if not preview:
         codec.prepare()
     decode = codec.decode if codec.ready else codec.preview

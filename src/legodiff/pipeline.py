@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from legodiff import folders
-from legodiff.budgets import chosen, cost, paper_plan
+from legodiff.budgets import by_plan_or_budget, cost, paper_plan
 from legodiff.codec import Codec, PixelCodec
 from legodiff.diffusion import Denoise
 from legodiff.diffusion.canvas import OnWindow, Windows
@@ -19,7 +19,7 @@ from legodiff.diffusion.regions import Regions
 from legodiff.diffusion.skipping import SkipPlan
 from legodiff.drawing import Samples, draw, draw_images
 from legodiff.hub import Origin, Pushed
-from legodiff.labels import check_guidance, class_index, pair
+from legodiff.labels import check_guidance, class_index, pair, whole
 from legodiff.model.compiled import CompiledStack
 from legodiff.model.cost import Watch
 from legodiff.model.stack import LegoStack
@@ -169,7 +169,7 @@ class LegoPipeline:
 
         The arguments are those of calling the pipeline.
         """
-        return chosen(full, budget, plan, self.curve, self.denoise, self.sampling, batch)
+        return by_plan_or_budget(full, budget, plan, self.curve, self.denoise, self.sampling, batch)
 
     def render(
         self,
@@ -196,7 +196,7 @@ class LegoPipeline:
         windows = windows or self.windows(canvas)
         if regions is not None and windows is None:
             windows = Windows(canvas)  # one, but seen by every class
-        indices, numbers = pair(labels, seeds, self.label_index)
+        indices, numbers = pair(_plain(labels), _plain(seeds), self.label_index)
         self.check_guidance(method.guidance, indices if regions is None else ())
         drawn = draw_images(
             self.denoise,
@@ -317,11 +317,17 @@ class LegoPipeline:
     def canvas(self, size: tuple[int, int] | None) -> tuple[int, int]:
         """The canvas of the model for a picture of (height, width) pixels, checked.
 
-        Raises ValueError, naming the nearest size, if a side is not a multiple of the finest brick.
+        Raises ValueError if it is not two whole numbers, and, naming the nearest size, if a side is
+        not a multiple of the finest brick.
         """
         if size is None:
             return self.stack.spec.image_size
-        return self.stack.spec.canvas((int(size[0]), int(size[1])), self.codec.factor)
+        size = _plain(size)
+        sides = size if isinstance(size, Sequence) and len(size) == 2 else (None, None)
+        height, width = map(whole, sides)
+        if height is None or width is None:
+            raise ValueError(f"size is {size!r}; give (height, width), two whole numbers of pixels")
+        return self.stack.spec.canvas((height, width), self.codec.factor)
 
     def windows(self, canvas: tuple[int, int], **how: Any) -> Windows | None:
         """How a canvas larger than the training size is looked at; None if it is not larger.
@@ -359,3 +365,8 @@ class LegoPipeline:
     def predicted(self, method: Method) -> Point | None:
         """What ``legodiff plan`` found of a method, if it did."""
         return point_of(self.curves, method, self.fingerprint) if self.curves else None
+
+
+def _plain(given: Any) -> Any:
+    """A tensor or an array as lists of numbers; of one number alone, that number."""
+    return given.tolist() if hasattr(given, "tolist") else given

@@ -50,9 +50,16 @@ def find_plans(
 ) -> Curve:
     """The trade-off of a model for a full method, measured on as many images.
 
-    ``full`` is a method with all bricks; nothing costs more. Raises ValueError for a stack of one
-    brick with one step, which leaves nothing to plan.
+    ``full`` is a method with all bricks; nothing costs more. Where there is nothing to leave out,
+    as of one brick in one step, the curve is a single point. Raises ValueError for guidance in an
+    interval that holds none of the method's noise levels.
     """
+    if full.guidance != 1 and not any(map(full.guides, full.levels(pipe.sampling))):
+        low, high = full.interval
+        raise ValueError(
+            f"guidance interval {low:g} to {high:g}: none of the noise levels of {full.steps} "
+            f"steps of {full.sampler} lies in it; give a wider interval, or leave out the guidance"
+        )
     trial = _Trial(pipe, full, images, batch, report or (lambda *_: None))
     losses = trial.losses()
     fewer = [

@@ -55,8 +55,7 @@ class Curve:
 
         Raises ValueError, naming the cheapest, if there is none.
         """
-        if not 0 < budget <= 1:
-            raise ValueError(f"budget is {budget}; it is a share of the full FLOPs, in (0, 1]")
+        check_share(budget)
         fitting = [point for point in self.points if point.flops <= budget * self.full.flops]
         if not fitting:
             least = self.points[0].flops / self.full.flops
@@ -158,6 +157,12 @@ def point_of(curves: Sequence[Curve], method: Method, model: str) -> Point | Non
     """What is known of a method of this model, if anything is."""
     points = (point for curve in curves if curve.model == model for point in curve.points)
     return next((point for point in points if point.method == method), None)
+
+
+def check_share(budget: float) -> None:
+    """Raises ValueError if a budget is no share of the full FLOPs."""
+    if not isinstance(budget, int | float) or not 0 < budget <= 1:
+        raise ValueError(f"budget is {budget!r}; it is a share of the full FLOPs, in (0, 1]")
 
 
 def parse_milliseconds(text: str) -> float:

@@ -1,5 +1,6 @@
 """How images are drawn: a range of noise levels, and a method that walks through it."""
 
+import operator
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from math import inf, isfinite
@@ -34,8 +35,11 @@ class Sampling:
     def sigmas(self, steps: int, sampler: str = "heun") -> Tensor:
         """The noise levels of a sampler, float64 (steps + 1,), falling to 0.
 
-        EDM's grid, or for the samplers of DDPM the part of its table up to ``sigma_max``.
+        EDM's grid, or for the samplers of DDPM the part of its table up to ``sigma_max``. Raises
+        ValueError for an unknown sampler, and for steps that are none.
         """
+        _check_sampler(sampler)
+        steps = one_or_more("steps", steps)
         if SAMPLERS[sampler].grid == "ddpm":
             return ddpm_strided_sigmas(steps, self.sigma_max)
         return karras_sigmas(steps, self.sigma_min, self.sigma_max, self.rho)
@@ -62,8 +66,8 @@ class Method:
     """Scale of guidance by the lowest brick's own estimate; 1 is none."""
 
     def __post_init__(self) -> None:
-        if self.sampler not in SAMPLERS:
-            raise ValueError(f"unknown sampler {self.sampler!r}; choose from {', '.join(SAMPLERS)}")
+        _check_sampler(self.sampler)
+        object.__setattr__(self, "steps", one_or_more("steps", self.steps))
         known = SAMPLERS[self.sampler].options
         for name, value in self.options.items():
             if name not in known:
@@ -77,11 +81,7 @@ class Method:
             scale = getattr(self, name)
             if not isinstance(scale, int | float) or not isfinite(scale) or abs(scale) > 1000:
                 raise ValueError(f"{name} is {scale}; it must be a number from -1000 to 1000")
-        low, high = self.interval
-        if not 0 <= low < high:
-            raise ValueError(
-                f"guidance interval {low:g} to {high:g}: give two noise levels, the lower one first"
-            )
+        object.__setattr__(self, "interval", _interval(self.interval))
 
     @property
     def deterministic(self) -> bool:
@@ -115,13 +115,13 @@ class Method:
         return guided(skipping(guiding, self.plan), self.guidance, classes, self.interval)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON data, without what is at its default."""
+        """As JSON data, without what is at its default; infinity, which JSON lacks, is null."""
         values: dict[str, Any] = {"sampler": self.sampler, "steps": self.steps}
         if self.options:
-            values["options"] = dict(self.options)
+            values["options"] = {name: _finite(value) for name, value in self.options.items()}
         values["guidance"] = self.guidance
         if self.interval != EVERYWHERE:
-            values["interval"] = [at if isfinite(at) else None for at in self.interval]
+            values["interval"] = [_finite(at) for at in self.interval]
         if self.self_guidance != 1:
             values["self_guidance"] = self.self_guidance
         return {**values, "plan": self.plan.to_dict()}
@@ -133,4 +133,40 @@ class Method:
         if "interval" in values:
             low, high = values["interval"]
             values["interval"] = (low, inf if high is None else high)
+        if isinstance(options := values.get("options"), Mapping):
+            values["options"] = {k: inf if v is None else v for k, v in options.items()}
         return build(cls, "method", values)
+
+
+def one_or_more(name: str, value: Any) -> int:
+    """A whole number from 1 on, also numpy's or torch's. Raises ValueError, naming it."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise ValueError(f"{name} is {value!r}; it must be a whole number from 1 on")
+    return number
+
+
+def _check_sampler(name: Any) -> None:
+    if name not in list(SAMPLERS):  # a list: what cannot be hashed is none of them either
+        raise ValueError(f"unknown sampler {name!r}; choose from {', '.join(SAMPLERS)}")
+
+
+def _interval(given: Any) -> tuple[float, float]:
+    """Two rising noise levels, from 0 on. Raises ValueError for anything else."""
+    two = isinstance(given, list | tuple) and len(given) == 2
+    if two and all(isinstance(at, int | float) for at in given):
+        low, high = given
+        if 0 <= low < high:
+            return low, high
+        told = f"{low:g} to {high:g}"
+    else:
+        told = repr(given)
+    raise ValueError(f"guidance interval {told}: give two noise levels, the lower one first")
+
+
+def _finite(value: float) -> float | None:
+    """For JSON, which has no infinity."""
+    return value if isfinite(value) else None

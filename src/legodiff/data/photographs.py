@@ -40,7 +40,7 @@ class Photographs:
     def crop(self, index: int) -> Image.Image:
         """A crop as it was cut, before it is brought to ``size``."""
         chance = np.random.default_rng([7, index])
-        photograph = self.photographs[self.labels[index]]
+        photograph: Image.Image = self.photographs[self.labels[index]]
         side = int(photograph.height * LARGEST * chance.uniform(0.5, 1))
         left = int(chance.integers(photograph.width - side + 1))
         top = int(chance.integers(photograph.height - side + 1))

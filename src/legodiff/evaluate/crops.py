@@ -14,9 +14,8 @@ from torch import Tensor
 from legodiff.evaluate.lpips import Perceptual, as_floats
 
 MEMORY = 2**31  # bytes of features that are kept
-PART = (
-    2**14
-)  # of a vector, summed in float32; the parts in float64: vectors have millions of numbers
+PART = 2**14
+"""Numbers of a vector that are summed in float32; the parts in float64, as there are millions."""
 
 
 def grid_crops(image: Tensor, size: tuple[int, int]) -> Tensor:

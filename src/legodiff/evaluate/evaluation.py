@@ -11,7 +11,8 @@ from legodiff.evaluate.features import FeatureNetwork
 from legodiff.evaluate.images import Images
 from legodiff.evaluate.measure import Metric, add_records, measure, thousands, warnings
 from legodiff.evaluate.memorised import memorised, write_memorised
-from legodiff.evaluate.reference import open_reference
+from legodiff.evaluate.neighbours import manifold
+from legodiff.evaluate.reference import open_reference, write_statistics
 from legodiff.train.distributed import World
 
 
@@ -53,22 +54,24 @@ def evaluate(
 
     real = open_reference(reference, drawn, network, extracted, name)
     found = extract(drawn, network, world, batch, show("images"))
-    metrics, notes = measure(found, real, network), warnings(found, real)
+    around = None if real.features is None else manifold(real.features, world)
+    metrics = measure(found, real, network, around, world)
+    near = None
+    if real.images is not None and around is not None and len(around.features) > 1:
+        near = memorised(found.features, around, world)
+        tail = f"{network.name}-{thousands(drawn.count)}({real.name})"
+        metrics.append(Metric(f"nearest-{tail}", near.ratio, None, "higher"))
     protocol = {
         "images": {**drawn.about, "count": drawn.count},
         "reference": real.about,
         "features": network.about,
         "software": f"legodiff {__version__}",
     }
-    if not world.leads:
-        return Evaluation(metrics, notes, protocol)
-    if real.images is not None and real.features is not None:
-        near = memorised(found.features, real.features)
-        tail = f"{network.name}-{thousands(drawn.count)}({real.name})"
-        metrics.append(Metric(f"nearest-{tail}", near.ratio, None, "higher"))
-        write_memorised(out, near, drawn, real.images, real.name, network.name)
-    add_records(out / "metrics.json", metrics, protocol)
-    return Evaluation(metrics, notes, protocol)
+    if world.leads:
+        if near is not None and real.images is not None:
+            write_memorised(out, near, drawn, real.images, real.name, network.name)
+        add_records(out / "metrics.json", metrics, protocol)
+    return Evaluation(metrics, warnings(found, real, metrics), protocol)
 
 
 def write_reference(
@@ -82,8 +85,6 @@ def write_reference(
     show: Show,
 ) -> None:
     """Writes an NPZ of statistics of real images, with ``keep`` of their features."""
-    from legodiff.evaluate.reference import write_statistics
-
     found = extract(images, network, world, batch, show)
     if world.leads:
         write_statistics(out, found, network, {"name": name, **images.about}, keep)

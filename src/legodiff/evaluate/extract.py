@@ -39,7 +39,7 @@ def extract(
     """
     spatial = Moments()
     found: list[tuple[int, Tensor, Tensor | None]] = []
-    with _exact(world.device):
+    with exact(world.device):
         starts = range(0, images.count, batch)[world.rank :: world.size]
         for start in starts:
             part = range(start, min(start + batch, images.count))
@@ -64,7 +64,7 @@ def extract(
     )
 
 
-def _exact(device: torch.device) -> AbstractContextManager[Any]:
+def exact(device: torch.device) -> AbstractContextManager[Any]:
     """No rounding of float32 products to TF32: it shows in the third digit of a FID."""
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = False

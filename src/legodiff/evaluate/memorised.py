@@ -10,9 +10,10 @@ from torch import Tensor
 
 from legodiff.codec import to_pil
 from legodiff.evaluate.images import Images
-from legodiff.evaluate.neighbours import Nearest, nearest, to_nearest_other
+from legodiff.evaluate.neighbours import Manifold, Nearest, nearest
 from legodiff.pictures import new_figure, save_figure, save_png, table_of_images
 from legodiff.store import write_atomically
+from legodiff.train.distributed import World
 
 SHOWN = 12  # pairs in the picture, from the nearest to the middle
 
@@ -31,9 +32,9 @@ class Memorised(NamedTuple):
         return float(self.nearest.distance.median() / self.real.median())
 
 
-def memorised(drawn: Tensor, real: Tensor) -> Memorised:
-    """Of features (N, D) of drawn images and (M, D) of real ones, all of them."""
-    return Memorised(nearest(drawn, real), to_nearest_other(real))
+def memorised(drawn: Tensor, real: Manifold, world: World) -> Memorised:
+    """Of features (N, D) of drawn images, and those of real ones, two or more; all of them."""
+    return Memorised(nearest(drawn, real.features, world), real.apart)
 
 
 def write_memorised(

@@ -129,7 +129,7 @@ def read_statistics(path: Path, network: FeatureNetwork) -> Reference:
         about.get("name", path.stem),
         _gaussian(path, arrays, ""),
         _gaussian(path, arrays, "_s") if "mu_s" in arrays else None,
-        None if features is None else torch.from_numpy(features).float(),
+        torch.from_numpy(features).float() if features is not None and len(features) else None,
         about,
     )
 

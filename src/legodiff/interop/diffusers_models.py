@@ -37,6 +37,8 @@ SCHEDULE = {
     "rescale_betas_zero_snr": "zero_snr",
 }
 """Settings of a scheduler -> arguments of ``beta_sigmas``."""
+DECODERS = ("VQModel", "Autoencoder", "ConsistencyDecoder")
+"""What the classes are called that turn latents into pixels."""
 
 
 def is_diffusers_folder(path: Path) -> bool:
@@ -89,8 +91,16 @@ def diffusers_pipeline(
         bricks=(brick,),
         classes=brick.classes,
     )
+    codec = _codec(folder, kind, channels, vae)
     torch.manual_seed(0)  # of what only bricks on top will use
     stack = LegoStack(spec)
+    network: Any = stack.bricks[0].network
+    given = network.config.get("out_channels") or channels
+    if given not in (channels, 2 * channels):
+        raise ValueError(
+            f"{folder}: the network takes {channels} channels and gives {given}; known are those "
+            "that give as many, or twice as many with a learned variance"
+        )
     weights = {f"bricks.0.{name}": tensor.float() for name, tensor in conditions.items()}
     known = stack.state_dict()
     for name, tensor in _weights(folder / part).items():
@@ -99,7 +109,7 @@ def diffusers_pipeline(
     stack.load_weights(weights | shared, str(folder / part))
     return LegoPipeline(
         stack.eval(),
-        _codec(folder, kind, channels, vae),
+        codec,
         sampling=_sampling(prediction, schedule),
         label_dropout=0.1 if brick.classes and brick.no_class else 0.0,
     )
@@ -119,6 +129,11 @@ def _schedule(folder: Path, network: str) -> tuple[str, dict[str, Any], float]:
     places = [folder / "scheduler" / "scheduler_config.json", folder / "scheduler_config.json"]
     path = next((place for place in places if place.is_file()), None)
     if path is None:  # a model on its own
+        if network == "UNet2DConditionModel":
+            raise ValueError(
+                f"{folder}: nothing says with which noise levels this {network} was trained; give "
+                "the folder of the whole pipeline, or put its scheduler_config.json into this one"
+            )
         return "flow" if network == "SD3Transformer2DModel" else "epsilon", {}, 0.5
     config = _read_json(path)
     kind = str(config.get("_class_name"))
@@ -179,11 +194,27 @@ def _new_name(name: str, known: Mapping[str, Tensor]) -> str:
 def _codec(folder: Path, kind: str, channels: int, vae: VaeSpec | None) -> Codec:
     if (folder / "vae").is_dir():
         vae = open_vae(folder / "vae").spec
-    elif kind != "UNet2DModel" and vae is None:
-        vae = LATENTS
+    elif vae is None:
+        _check_decoders(folder)
+        vae = None if kind == "UNet2DModel" else LATENTS
     if vae is not None:
         return LatentCodec(vae, mean=(0.0,) * channels, scale=1.0)
     return PixelCodec(mean=(0.0,) * channels)
+
+
+def _check_decoders(folder: Path) -> None:
+    """Raises ValueError if a pipeline has a decoder that is not read here: it is not of pixels."""
+    index = folder / "model_index.json"
+    parts = _read_json(index) if index.is_file() else {}
+    kinds = {name: part[-1] for name, part in parts.items() if isinstance(part, list) and part}
+    for config in folder.glob("*/config.json"):
+        kinds[config.parent.name] = _read_json(config).get("_class_name")
+    for name, kind in sorted(kinds.items()):
+        if any(word in str(kind) for word in DECODERS):
+            raise ValueError(
+                f"{folder}: a model of latents, whose decoder {name} ({kind}) is not read here; "
+                "known is an AutoencoderKL, in a folder vae or given with --vae"
+            )
 
 
 def _sampling(prediction: str, schedule: Mapping[str, Any]) -> Sampling:

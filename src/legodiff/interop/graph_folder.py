@@ -95,7 +95,7 @@ def sampling_data(
         "no_class": spec.classes if has_no_class else None,
         "class_names": list(pipe.class_names),
         "sampler": method.sampler,
-        "options": dict(method.options),
+        "options": method.to_dict().get("options", {}),
         "sigmas": pipe.sampling.sigmas(method.steps, method.sampler).tolist(),
         "calls": [call(sigma) for sigma in method.levels(pipe.sampling)],
         "graphs": {

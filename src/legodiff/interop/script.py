@@ -3,8 +3,11 @@
 It is put together from the parts that a method needs, so that it stays short enough to be read.
 """
 
+from math import inf
+
 from legodiff.sampling import Method
 
+LARGE = 1e9  # stands for infinity, which has no name in a script
 HEAD = """\
 import json
 
@@ -136,7 +139,7 @@ def script(kind: str, method: Method, latents: bool) -> str:
 
 def _step(method: Method) -> str:
     """What happens between two noise levels, with the sampler's options filled in."""
-    options = {"churn": 0.0, "s_min": 0.0, "s_max": 1e9, "s_noise": 1.0, "eta": 0.0}
+    options = {"churn": 0.0, "s_min": 0.0, "s_max": inf, "s_noise": 1.0, "eta": 0.0}
     options |= {"eta": 1.0} if method.sampler == "ddpm" else method.options
     step = {"heun": HEUN, "dpmpp_2m": DPMPP_2M}.get(method.sampler, EULER)
     if options["eta"]:
@@ -144,5 +147,6 @@ def _step(method: Method) -> str:
     if options["churn"]:
         step = CHURN + step
     for name in ("CHURN", "S_MIN", "S_MAX", "S_NOISE", "ETA"):
-        step = step.replace(name, repr(float(options[name.lower()])))
+        value = min(float(options[name.lower()]), LARGE)
+        step = step.replace(name, repr(value))
     return step

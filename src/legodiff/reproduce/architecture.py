@@ -3,7 +3,8 @@
 from legodiff.model.cost import brick_flops, brick_parameters
 from legodiff.model.presets import preset
 from legodiff.model.spec import BrickSpec
-from legodiff.reproduce.experiment import Experiment
+from legodiff.pipeline import LegoPipeline
+from legodiff.reproduce.experiment import Drawing, Experiment, Scale
 from legodiff.reproduce.pages import table, write_page, write_rows
 from legodiff.reproduce.runs import Setting
 
@@ -30,3 +31,8 @@ def run(experiment: Experiment, setting: Setting) -> str:
         rows.append({"preset": name, "parameters": total, "flops": whole, "the paper": printed})
     write_rows(setting.out, rows)
     return write_page(setting.out, experiment.title, [table(HEAD, lines), experiment.note])
+
+
+def drawings(scale: Scale, pipe: LegoPipeline) -> list[Drawing]:
+    """None: sizes are counted."""
+    return []

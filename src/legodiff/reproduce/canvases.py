@@ -12,7 +12,7 @@ from legodiff.evaluate.images import open_images, pixels
 from legodiff.evaluate.lpips import Perceptual, gradients, open_lpips
 from legodiff.pictures import save_png, table_of_images
 from legodiff.pipeline import LegoPipeline
-from legodiff.reproduce.experiment import Experiment
+from legodiff.reproduce.experiment import Drawing, Experiment, Scale
 from legodiff.reproduce.pages import Rows, groups, table, write_page, write_rows
 from legodiff.reproduce.runs import Setting, trained
 
@@ -38,6 +38,16 @@ def run(experiment: Experiment, setting: Setting) -> str:
     save_png(setting.out / "drawn.png", table_of_images(pictures, ["", ""], "The same seeds"))
     parts = [_table(experiment, rows), experiment.note, "![drawn](drawn.png)"]
     return write_page(setting.out, experiment.title, parts)
+
+
+def drawings(scale: Scale, pipe: LegoPipeline) -> list[Drawing]:
+    """The canvases, in each way of windows."""
+    canvas = pipe.stack.spec.canvas(scale.more["canvas"], scale.factor)
+    method = scale.method(len(pipe.stack.bricks), scale.guidances[0])
+    return [
+        Drawing(scale.more["canvases"], method, canvas, pipe.windows(canvas, **words))
+        for words in WAYS.values()
+    ]
 
 
 def distance(setting: Setting) -> Perceptual:

@@ -1,18 +1,18 @@
 """Quality while training goes on, over time and over FLOPs: the paper's figure 2."""
 
-import shutil
-import time
-from pathlib import Path
+import json
+from dataclasses import asdict, replace
 from typing import Any
 
+from legodiff.config import RunConfig
 from legodiff.pictures import new_figure, save_figure
-from legodiff.reproduce.experiment import Experiment, Model
+from legodiff.pipeline import LegoPipeline
+from legodiff.reproduce.experiment import Drawing, Experiment, Model, Scale
 from legodiff.reproduce.pages import Rows, groups, spread, table, write_page, write_rows
 from legodiff.reproduce.quality import check_features, judged, metric_names
-from legodiff.reproduce.runs import Setting, configuration
+from legodiff.reproduce.runs import Setting, configuration, place, train_on, training_seconds
+from legodiff.store import write_atomically
 from legodiff.train.estimate import training_flops
-from legodiff.train.inputs import open_inputs
-from legodiff.train.loop import train
 
 STAGES = 5  # each twice as long as the one before
 
@@ -31,44 +31,45 @@ def run(experiment: Experiment, setting: Setting) -> str:
     return write_page(setting.out, experiment.title, parts)
 
 
+def drawings(scale: Scale, pipe: LegoPipeline) -> list[Drawing]:
+    """The images of each stage."""
+    method = scale.method(len(pipe.stack.bricks), scale.guidances[0])
+    return [Drawing(STAGES * scale.samples, method)]
+
+
 def _stages(model: Model, seed: int, setting: Setting) -> list[dict[str, Any]]:
-    """One training, stopped to be judged; its rate is constant, so that it can be."""
-    whole = configuration(model, seed, setting)
-    folder, rows, seconds = setting.models / "figure2", [], 0.0
-    _clear(folder, setting)  # of the model before
-    for stage in reversed(range(STAGES)):
-        images = whole.train.images // 2**stage
-        settings = whole.train.model_copy(update={"images": images, "decay_to": 1.0})
-        config = whole.model_copy(update={"train": settings})
-        data, codec = open_inputs(config, folder, setting.world)
-        show = setting.show(f"training {model.name}, seed {seed}")
-        began = time.perf_counter()
-        pipe = train(
-            config,
-            data,
-            codec,
-            folder,
-            world=setting.world,
-            resume=True,
-            on_log=lambda status, show=show: show(status.images, whole.train.images),  # type: ignore[misc]
-            say=lambda _: None,
-        )
-        seconds += time.perf_counter() - began
+    """One training, stopped to be judged; its rate is constant, so that it can be.
+
+    What was found is kept beside the run, which also is named by how it is judged: afterwards the
+    models of earlier stages are gone.
+    """
+    whole = _until(1, configuration(model, seed, setting))
+    judging = asdict(replace(setting.scale, models=()))
+    run = place(model, seed, whole, setting, judging, STAGES)
+    kept = run / "stages.json"
+    rows: list[dict[str, Any]] = setting.world.share(
+        json.loads(kept.read_text()) if kept.is_file() else []
+    )
+    for stage in reversed(range(STAGES - len(rows))):
+        config = _until(2**stage, whole)
+        images, what = config.train.images, f"training {model.name}, seed {seed}"
+        pipe = train_on(config, run, setting, what, whole.train.images)
+        seconds = training_seconds(run)
         pipe.stack.eval()
         found = judged(pipe, setting.method(pipe, setting.scale.guidances[0]), setting)
-        flops = training_flops(pipe.stack.spec, settings) * images
+        flops = training_flops(pipe.stack.spec, config.train) * images
         key = {"model": model.name, "seed": seed, "images": images}
         rows.append({**key, "training seconds": seconds, "training flops": flops, **found})
-    _clear(folder, setting)
+        if setting.world.leads:
+            write_atomically(kept, json.dumps(rows).encode())
     return rows
 
 
-def _clear(folder: Path, setting: Setting) -> None:
-    """Removes a run, once all processes are done with it and before any goes on."""
-    setting.world.gather(None)
-    if setting.world.leads:
-        shutil.rmtree(folder, ignore_errors=True)
-    setting.world.gather(None)
+def _until(part: int, whole: RunConfig) -> RunConfig:
+    """The configuration of the first of so many parts of a training at a constant rate."""
+    images = whole.train.images // part
+    settings = whole.train.model_copy(update={"images": images, "decay_to": 1.0})
+    return whole.model_copy(update={"train": settings})
 
 
 def _table(rows: Rows) -> str:

@@ -1,10 +1,14 @@
 """What an experiment takes, told before it is begun: data, FLOPs, hours on one GPU."""
 
+from importlib import import_module
 from typing import NamedTuple
 
+import torch
+
 from legodiff.config import load_config
-from legodiff.model.cost import subset_flops
 from legodiff.model.spec import StackSpec
+from legodiff.model.stack import LegoStack
+from legodiff.pipeline import LegoPipeline
 from legodiff.reproduce.experiment import Model, Scale
 from legodiff.train.estimate import training_flops
 
@@ -30,25 +34,29 @@ class Effort(NamedTuple):
         return (self.training + self.drawing) / (PEAK * SHARE) / 3600
 
 
-def efforts(scale: Scale) -> list[Effort]:
-    """Of every model of an experiment, counted on the meta device.
+def efforts(scale: Scale, kind: str = "quality") -> list[Effort]:
+    """Of every model of an experiment of some kind, counted on the meta device.
 
     That of a model on a base counts the base as well, through which every image goes.
     """
+    drawings = import_module(f"legodiff.reproduce.{kind}").drawings
     found = []
     for model in scale.models:
         config = load_config(model.recipe, model.changes)
         spec = _spec(model, scale)
-        evaluations = 2 * scale.steps - 1 if scale.sampler == "heun" else scale.steps
-        calls = sum(evaluations * (1 if guidance == 1 else 2) for guidance in scale.guidances)
-        flops = subset_flops(spec, tuple(range(len(spec.bricks))), spec.image_size)
+        with torch.device("meta"):  # weights that hold nothing: it is only counted with
+            pipe = LegoPipeline(LegoStack(spec))
+        drawn = [
+            one.images * pipe.cost(one.method, one.canvas or spec.image_size, one.windows)[1]
+            for one in drawings(scale, pipe)
+        ]
         found.append(
             Effort(
                 model.name,
                 model.recipe,
                 config.train.images,
                 float(training_flops(spec, config.train) * config.train.images),
-                float(flops * calls * scale.samples),
+                float(sum(drawn)),
             )
         )
     return found

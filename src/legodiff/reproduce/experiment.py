@@ -2,7 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
+
+from legodiff.diffusion.canvas import Windows
+from legodiff.diffusion.skipping import SkipPlan
+from legodiff.sampling import Method
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,31 @@ class Scale:
     """Whether images are drawn class by class; else without a class."""
     image: tuple[int, int] = (1, 10)
     """Channels and classes of the data: known beforehand, so that a cost can be told."""
+    factor: int = 1
+    """Pixels along the side of a latent, known beforehand as well; 1 for pixels."""
     more: Mapping[str, Any] = field(default_factory=dict)
     """Settings of its kind alone."""
+
+    def method(self, bricks: int, guidance: float = 1.0) -> Method:
+        """How a model of so many bricks draws with all of them."""
+        return Method(
+            plan=SkipPlan.full(bricks),
+            steps=self.steps,
+            sampler=self.sampler,
+            options=dict(self.options),
+            guidance=guidance,
+        )
+
+
+class Drawing(NamedTuple):
+    """What a kind of experiment draws with each model to judge it."""
+
+    images: int
+    method: Method
+    canvas: tuple[int, int] | None = None
+    """In the model's own pixels; None is the training size."""
+    windows: Windows | None = None
+    """How it is looked at, if not in the usual way."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +79,8 @@ class Experiment:
 
     title: str
     kind: str
-    """Who measures it and writes its page: a module of this package."""
+    """Who measures it and writes its page: a module of this package, with ``run(experiment,
+    setting)`` and ``drawings(scale, pipe)``."""
     small: Scale
     paper: Scale
     printed: Mapping[str, str] = field(default_factory=dict)

@@ -66,6 +66,7 @@ IMAGENET_256 = Scale(
     steps=250,
     sampler="ddpm",
     image=(4, 1000),
+    factor=8,
     reference="VIRTUAL_imagenet256_labeled.npz",
     **INCEPTION,
 )

@@ -12,7 +12,7 @@ from legodiff.evaluate.images import drawn_images
 from legodiff.model.cost import brick_parameters, subset_flops
 from legodiff.pictures import new_figure, save_figure, save_png, table_of_images
 from legodiff.pipeline import LegoPipeline
-from legodiff.reproduce.experiment import Experiment, Model
+from legodiff.reproduce.experiment import Drawing, Experiment, Model, Scale
 from legodiff.reproduce.pages import Rows, groups, spread, table, write_page, write_rows
 from legodiff.reproduce.runs import Setting, Trained, trained
 from legodiff.sampling import Method
@@ -43,6 +43,12 @@ def run(experiment: Experiment, setting: Setting) -> str:
         _figure(experiment, setting, rows)
         parts.append("![figure](figure.png)")
     return write_page(setting.out, experiment.title, parts)
+
+
+def drawings(scale: Scale, pipe: LegoPipeline) -> list[Drawing]:
+    """The images of each guidance."""
+    bricks = len(pipe.stack.bricks)
+    return [Drawing(scale.samples, scale.method(bricks, g)) for g in scale.guidances]
 
 
 def about(model: Model, seed: int, made: Trained) -> dict[str, Any]:

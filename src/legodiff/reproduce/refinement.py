@@ -2,7 +2,8 @@
 
 from legodiff.demo import refinement
 from legodiff.pictures import save_png
-from legodiff.reproduce.experiment import Experiment
+from legodiff.pipeline import LegoPipeline
+from legodiff.reproduce.experiment import Drawing, Experiment, Scale
 from legodiff.reproduce.pages import write_page
 from legodiff.reproduce.runs import Setting, trained
 from legodiff.train.inputs import open_inputs
@@ -18,3 +19,8 @@ def run(experiment: Experiment, setting: Setting) -> str:
         save_png(setting.out / name, refinement(made.pipe.stack, codec, data))
         parts.append(f"![{model.name}]({name})")
     return write_page(setting.out, experiment.title, parts)
+
+
+def drawings(scale: Scale, pipe: LegoPipeline) -> list[Drawing]:
+    """None: single estimates are shown."""
+    return []

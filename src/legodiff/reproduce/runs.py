@@ -3,25 +3,24 @@
 import hashlib
 import json
 import re
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from legodiff.config import RunConfig, load_config
-from legodiff.diffusion.skipping import SkipPlan
 from legodiff.evaluate.extract import Show
 from legodiff.pipeline import LegoPipeline
 from legodiff.reproduce.experiment import Model, Scale
 from legodiff.sampling import Method
-from legodiff.store import write_atomically
-from legodiff.train.checkpoint import list_checkpoints
 from legodiff.train.distributed import World
 from legodiff.train.inputs import open_inputs
+from legodiff.train.log import read_log
 from legodiff.train.loop import train
+from legodiff.train.runs import finished, weights_written
 
-TOLD = "reproduce.json"  # in a run: how long it took
+SLOWEST = 0.05  # images a second; a log rounds what is less to 0
 
 
 @dataclass(frozen=True)
@@ -43,14 +42,7 @@ class Setting:
 
     def method(self, pipe: LegoPipeline, guidance: float = 1.0) -> Method:
         """How a model draws with all of its bricks."""
-        scale = self.scale
-        return Method(
-            plan=SkipPlan.full(len(pipe.stack.bricks)),
-            steps=scale.steps,
-            sampler=scale.sampler,
-            options=dict(scale.options),
-            guidance=guidance,
-        )
+        return self.scale.method(len(pipe.stack.bricks), guidance)
 
     def labels(self, pipe: LegoPipeline) -> list[int | None]:
         """The classes drawn, in turn."""
@@ -72,7 +64,7 @@ class Trained:
     pipe: LegoPipeline = field(repr=False)
     config: RunConfig
     seconds: float
-    """Of training, that of what it is based on not counted."""
+    """Of its steps, those of what it is based on not counted."""
 
 
 def configuration(model: Model, seed: int, setting: Setting) -> RunConfig:
@@ -90,35 +82,55 @@ def configuration(model: Model, seed: int, setting: Setting) -> RunConfig:
 def trained(model: Model, seed: int, setting: Setting) -> Trained:
     """A model, trained now or found; a training that was broken off goes on."""
     config = configuration(model, seed, setting)
-    run = setting.models / _folder(model, seed, config, setting.models)
-    told = run / TOLD
-    if not told.is_file():
-        data, codec = open_inputs(config, run, setting.world)
-        show, began = setting.show(f"training {model.name}, seed {seed}"), time.perf_counter()
-        train(
-            config,
-            data,
-            codec,
-            run,
-            world=setting.world,
-            resume=bool(list_checkpoints(run)),
-            on_log=lambda status: show(status.images, config.train.images),
-            say=lambda _: None,
-        )
-        if setting.world.leads:
-            seconds = time.perf_counter() - began
-            write_atomically(told, json.dumps({"seconds": seconds}).encode())
-        setting.world.gather(None)
+    run = place(model, seed, config, setting)
+    if setting.world.share(weights_written(run)) < config.train.images:
+        train_on(config, run, setting, f"training {model.name}, seed {seed}", config.train.images)
     pipe = LegoPipeline.from_pretrained(run, setting.world.device)
-    return Trained(run, pipe, config, float(json.loads(told.read_text())["seconds"]))
+    return Trained(run, pipe, config, training_seconds(run))
 
 
-def _folder(model: Model, seed: int, config: RunConfig, models: Path) -> str:
-    """A name that tells what it is, and a hash of the whole configuration."""
+def train_on(config: RunConfig, run: Path, setting: Setting, what: str, whole: int) -> LegoPipeline:
+    """Trains to the end of a configuration, from where the run is.
+
+    Progress is told of ``what``, as a part of ``whole`` images. Raises KeyboardInterrupt if the
+    run was asked to stop before its end: half a model is not judged.
+    """
+    data, codec = open_inputs(config, run, setting.world)
+    show = setting.show(what)
+    pipe = train(
+        config,
+        data,
+        codec,
+        run,
+        world=setting.world,
+        resume=True,
+        on_log=lambda status: show(status.images, whole),
+        say=lambda _: None,
+    )
+    if not setting.world.share(finished(run, config.train.images)):
+        raise KeyboardInterrupt
+    return pipe
+
+
+def training_seconds(run: Path) -> float:
+    """How long the steps of a run took, those of all calls together."""
+    lines = read_log(run / "log.jsonl")
+    seen: list[int] = [0, *(line["images"] for line in lines)]
+    rates = [max(float(line["images_per_second"]), SLOWEST) for line in lines]
+    both = zip(pairwise(seen), rates, strict=True)
+    return sum((after - before) / rate for (before, after), rate in both)
+
+
+def place(model: Model, seed: int, config: RunConfig, setting: Setting, *more: Any) -> Path:
+    """Where a model is trained: a name that tells what it is, and a hash of what decides it.
+
+    That is its whole configuration, and ``more``.
+    """
     text = json.dumps(config.model_dump(mode="json"), sort_keys=True)
-    digest = _digest(text.replace(str(models), ""))
+    text = text.replace(str(setting.models), "")
+    digest = _digest([text, *more] if more else text)
     name = re.sub(r"[^a-z0-9]+", "-", model.name.lower()).strip("-")
-    return f"{name}-{seed}-{digest}"
+    return setting.models / f"{name}-{seed}-{digest}"
 
 
 def _digest(values: Any) -> str:

@@ -1,6 +1,6 @@
 """Leaves out the top brick in more and more of the steps: the paper's figures 4, 7, 8 and 9."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from statistics import median
@@ -14,7 +14,7 @@ from legodiff.evaluate.bench import Candidate, alternate
 from legodiff.model.stack import LegoStack
 from legodiff.pictures import new_figure, save_figure
 from legodiff.pipeline import LegoPipeline
-from legodiff.reproduce.experiment import Experiment
+from legodiff.reproduce.experiment import Drawing, Experiment, Scale
 from legodiff.reproduce.pages import Rows, groups, spread, table, write_page, write_rows
 from legodiff.reproduce.quality import check_features, judged, metric_names
 from legodiff.reproduce.runs import Setting, trained
@@ -29,24 +29,34 @@ def run(experiment: Experiment, setting: Setting) -> str:
     """Quality and time over the share of steps without the top brick; returns the page."""
     check_features(setting)
     rows: list[dict[str, Any]] = []
-    shares = setting.scale.more["shares"]
     for model in setting.scale.models:
         for seed in setting.seeds:
             pipe = trained(model, seed, setting).pipe
             time = milliseconds(pipe, setting.batch)
-            for side, rule in SIDES.items():
-                for share in shares:
-                    full = setting.method(pipe, setting.scale.guidances[0])
-                    sigmas = pipe.sampling.sigmas(full.steps, full.sampler)
-                    plan = rule(len(pipe.stack.bricks), share, sigmas)
-                    method = replace(full, plan=plan)
-                    key = {"model": model.name, "side": side, "share": share, "seed": seed}
-                    cost = {"milliseconds": time(method)}
-                    rows.append(key | judged(pipe, method, setting) | cost)
-                    write_rows(setting.out, rows)
+            for side, share, method in _methods(setting.scale, pipe):
+                key = {"model": model.name, "side": side, "share": share, "seed": seed}
+                cost = {"milliseconds": time(method)}
+                rows.append(key | judged(pipe, method, setting) | cost)
+                write_rows(setting.out, rows)
     _figure(setting, rows)
     parts = [_table(rows), experiment.note, "![figure](figure.png)"]
     return write_page(setting.out, experiment.title, parts)
+
+
+def drawings(scale: Scale, pipe: LegoPipeline) -> list[Drawing]:
+    """The images of each plan; what is the same on both sides is drawn once."""
+    plans = {method.plan: method for _, _, method in _methods(scale, pipe)}
+    return [Drawing(scale.samples, method) for method in plans.values()]
+
+
+def _methods(scale: Scale, pipe: LegoPipeline) -> Iterator[tuple[str, float, Method]]:
+    """Each side, each share of the steps, and how is drawn then."""
+    full = scale.method(len(pipe.stack.bricks), scale.guidances[0])
+    sigmas = pipe.sampling.sigmas(full.steps, full.sampler)
+    for side, rule in SIDES.items():
+        for share in scale.more["shares"]:
+            plan = rule(len(pipe.stack.bricks), share, sigmas)
+            yield side, share, replace(full, plan=plan)
 
 
 def milliseconds(pipe: LegoPipeline, batch: int) -> Callable[[Method], float]:
