@@ -2,6 +2,7 @@ import threading
 import time
 
 import pytest
+import torch
 
 from legodiff.studio.desk import BusyError, Desk, Waiting
 
@@ -100,6 +101,49 @@ def test_mistakes_reach_who_asked():
 
     with pytest.raises(ValueError, match="no such class"):
         ended(desk.run(work))
+
+
+def test_a_closed_desk_ends_what_runs_and_what_waits():
+    desk, over, begun = Desk(waiting=2), threading.Event(), threading.Event()
+
+    def long(tell):
+        try:
+            for _ in range(1000):
+                tell("on")
+                time.sleep(0.01)
+        finally:
+            over.set()
+
+    first, second = desk.run(long), desk.run(lambda tell: begun.set())
+    assert next(first) == "on"
+    assert next(second) == Waiting(1)
     desk.close()
-    with pytest.raises(RuntimeError):
+    assert over.wait(5)  # although nobody looks at what it tells
+    for one in (first, second, desk.run(long)):
+        with pytest.raises(BusyError, match="this studio is being stopped"):
+            ended(one)
+    desk.worker.shutdown(wait=True)
+    assert not begun.is_set()
+    desk.close()  # once more changes nothing
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 9 GB"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"),
+    ],
+)
+def test_running_out_of_memory_is_told_in_a_line(error):
+    desk = Desk(waiting=1)
+
+    def work(tell):
+        raise error
+
+    with pytest.raises(ValueError, match="not enough memory; ask for fewer or smaller images"):
+        ended(desk.run(work))
+    assert desk.jobs[0].exception().__context__ is None  # it would hold on to what filled it
+    error = RuntimeError("another mistake")
+    with pytest.raises(RuntimeError, match="another mistake"):
         ended(desk.run(work))

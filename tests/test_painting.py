@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from legodiff.studio.painting import COLOURS, label_map
+from legodiff.studio.painting import COLOURS, SIDE, label_map
 
 
 def painted(*rows):
@@ -40,3 +40,12 @@ def test_nothing_is_painted(value):
 def test_another_picture_is_refused():
     with pytest.raises(ValueError, match="paint it again"):
         label_map({"layers": [np.zeros((2, 2, 3), np.uint8)]}, classes=3, none=3)
+
+
+def test_a_picture_far_larger_than_the_editor_is_refused():
+    width, height = SIDE
+    twice = np.zeros((2 * height, 2 * width, 4), np.uint8)
+    twice[0, 0] = 255
+    assert label_map({"layers": [twice]}, classes=3, none=3).shape == (2 * height, 2 * width)
+    with pytest.raises(ValueError, match=r"has 1025x384 pixels, .* 512x192 of the editor; paint"):
+        label_map({"layers": [np.pad(twice, ((0, 0), (0, 1), (0, 0)))]}, classes=3, none=3)

@@ -63,6 +63,7 @@ def test_the_model_and_its_limits_are_told(client, studio):
     [
         ("/generate", {"seeds": list(range(5))}, "5 images: this studio draws from 1 to 4 at once"),
         ("/generate", {"seeds": []}, "0 images: this studio draws from 1 to 4 at once"),
+        ("/generate", {"seeds": [1, 0, 1]}, "seed 1 stands there twice; give each seed once"),
         ("/generate", {"steps": 21}, "21 steps: this studio takes from 1 to 20"),
         ("/generate", {"steps": "many"}, "steps: Input should be a valid integer"),
         ("/generate", {"labels": ["eleven"]}, "label 'eleven': choose from 0 to 9"),
@@ -94,6 +95,17 @@ def test_a_full_queue_is_told(client, studio):
     waits.close()
     assert answer.status_code == 503
     assert "as many wait as may (0)" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("path", ["/generate", "/canvas"])
+def test_running_out_of_memory_is_told(client, studio, monkeypatch, path):
+    def render(*_, **how):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 GB")
+
+    monkeypatch.setattr(studio.pipe, "render", render)
+    answer = client.post(path, json={"steps": 2} | ({"size": [16, 32]} if "canvas" in path else {}))
+    assert answer.status_code == 422
+    assert answer.json() == {"error": "not enough memory; ask for fewer or smaller images"}
 
 
 def test_bodies_names_and_other_sites_are_refused(client):

@@ -1,17 +1,22 @@
 import io
 import json
 import threading
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from test_desk import ended
 
-from legodiff import LegoPipeline
+from legodiff import LegoPipeline, LegoStack, preset
 from legodiff.codec import to_pil
-from legodiff.studio import drawing
-from legodiff.studio.drawing import Progress, Studio
+from legodiff.diffusion import regions
+from legodiff.diffusion.samplers import SAMPLERS
+from legodiff.studio import drawing, progress, requests
+from legodiff.studio.drawing import Studio
+from legodiff.studio.progress import Progress
 from legodiff.studio.requests import Canvas, Images, Limits, Way
 
 
@@ -58,7 +63,7 @@ def test_full_compute_is_drawn_once(studio, monkeypatch):
 
 @pytest.mark.parametrize("wrap", ["none", "both"])
 def test_a_canvas_is_the_pipelines_and_is_shown_window_by_window(studio, monkeypatch, wrap):
-    monkeypatch.setattr(drawing, "PREVIEW_SECONDS", 0)
+    monkeypatch.setattr(progress, "PREVIEW_SECONDS", 0)
     monkeypatch.setattr("legodiff.studio.desk.TICK", 0.001)
     previews = []
     put = studio.shelf.put
@@ -81,7 +86,7 @@ def test_a_canvas_is_the_pipelines_and_is_shown_window_by_window(studio, monkeyp
     assert all(np.count_nonzero(change) <= 16 * 16 for change in changes)  # one window each
     assert sum(bool(change.any()) for change in changes) > 10
     kept = [one.name for one in studio.shelf.pictures.values()]
-    assert 0 < kept.count("preview.png") <= drawing.PREVIEWS
+    assert 0 < kept.count("preview.png") <= progress.PREVIEWS
     assert kept.count("canvas.png") == 1
 
 
@@ -106,6 +111,79 @@ def test_inside_is_what_the_bricks_estimate(studio, sampler):
         for brick, estimate in zip(bricks, estimates, strict=True):
             tile = sheet[16 * brick : 16 * brick + 16, 16 * column : 16 * column + 16]
             assert np.array_equal(tile, np.asarray(to_pil(pipe.codec.decode(estimate))[0]))
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_inside_shows_as_many_levels_as_there_may_be_pixels(studio, sampler):
+    asked = Images(Way(9, sampler), (3,), (8,))
+    whole = ended(studio.inside(asked))[1]
+    sheet = np.asarray(picture(studio, whole.sheet))
+    assert len(whole.levels) == 5  # of 4096 pixels, each takes three bricks of 16x16
+    studio.limits = replace(studio.limits, pixels=3 * 16 * 16 * 9)
+    every = ended(studio.inside(asked))[1]
+    assert len(every.levels) == 9
+    assert whole.levels == every.levels[::2]
+    columns = np.split(np.asarray(picture(studio, every.sheet)), 9, axis=1)
+    assert np.array_equal(np.concatenate(columns[::2], axis=1), sheet)
+    studio.limits = replace(studio.limits, pixels=16 * 16)
+    assert ended(studio.inside(asked))[1].levels == every.levels[-1:]  # the picture
+
+
+def test_who_leaves_is_not_decoded_for(studio, monkeypatch):
+    decoded, looked, go = [], threading.Event(), threading.Event()
+    decode = studio.pipe.codec.decode
+
+    class Slow:
+        factor, ready = 1, True
+
+        def prepare(self):
+            pass
+
+        def decode(self, images):
+            decoded.append(len(images))
+            if len(decoded) > 1:  # the first is the image itself
+                looked.set()
+                go.wait(5)
+            return decode(images)
+
+    studio.pipe.codec = Slow()
+    events = studio.inside(Images(Way(5), (3,), (8,)))
+    next(events)
+    assert looked.wait(5)
+    events.close()
+    go.set()
+    studio.desk.worker.shutdown(wait=True)
+    assert decoded == [1, 3]  # of five levels, three bricks each
+
+
+@pytest.mark.parametrize("size", [(16, 16), (32, 48)])
+def test_full_compute_of_a_canvas_is_counted_with_the_regions_it_was_drawn_with(
+    studio, monkeypatch, size
+):
+    laid = []
+
+    def across(*how):
+        laid.append(how)
+        return regions.across(*how)
+
+    monkeypatch.setattr(requests, "across", across)
+    asked = Canvas(Way(2, "euler"), (3, None), size=size)
+    full = ended(studio.canvas(asked))[1]
+    assert len(laid) == 1
+    assert full.full_flops == pytest.approx(full.flops, rel=0.1)  # windows shift
+    cheap = ended(studio.canvas(replace(asked, way=replace(asked.way, budget=0.8))))[1]
+    assert cheap.full_flops == full.full_flops > cheap.flops
+
+
+@pytest.mark.parametrize(("classes", "mode"), [(255, "L"), (256, "I;16"), (1000, "I;16")])
+def test_what_was_painted_keeps_its_classes(classes, mode):
+    pipe = LegoPipeline(LegoStack(preset("tiny-pr-16", channels=1, classes=classes)))
+    studio = Studio(pipe, "many", Limits(images=1, steps=2, pixels=4096, waiting=0))
+    painted = torch.tensor([[0, classes - 1, classes]])
+    asked = Canvas(Way(1, "euler"), size=(16, 48), painted=painted)
+    kept = picture(studio, ended(studio.canvas(asked))[1].regions)
+    assert kept.mode == mode
+    assert np.array(kept).tolist() == painted.tolist()
 
 
 def test_who_leaves_stops_the_drawing(studio, monkeypatch):
@@ -145,17 +223,6 @@ def test_two_at_once_get_their_own(studio):
         alone = studio.pipe(labels=3, seeds=seed, steps=3, budget=0.9).images[0]
         shown = picture(studio, found[seed].pictures[0])
         assert np.array_equal(np.asarray(shown), np.asarray(alone))
-
-
-def test_time_left_follows_from_what_is_done(monkeypatch):
-    told, clock = [], [0.0]
-    monkeypatch.setattr(drawing.time, "perf_counter", lambda: clock[0])
-    report = drawing._Report(told.append, count=4)
-    report.show("first.png", (16, 32))
-    clock[0] = 3.0
-    report(1.0)  # which shows the same picture
-    shown = ("first.png", (16, 32))
-    assert told == [Progress(0.0, None, *shown), Progress(0.25, 9.0, *shown)]
 
 
 def test_only_a_run_with_a_log_has_a_training(studio, tmp_path):

@@ -7,7 +7,8 @@ from legodiff import LegoPipeline
 from legodiff.sampling import Sampling
 from legodiff.studio import html
 from legodiff.studio.desk import Waiting
-from legodiff.studio.drawing import Drawn, Inside, Progress
+from legodiff.studio.drawing import Drawn, Inside
+from legodiff.studio.progress import Progress
 from legodiff.studio.requests import Way
 
 EVIL = '<script>"&'
@@ -31,7 +32,7 @@ def method(model):
 
 def drawn(method, **changes):
     how = {"pictures": ("/pictures/a/0.png",), "size": (16, 16), "nfe": 6, "flops": 5_000_000}
-    how |= {"milliseconds": 1234.0, "expected": 12.34, "point": None}
+    how |= {"full_flops": 10_000_000, "milliseconds": 1234.0, "expected": 12.34, "point": None}
     return Drawn(method=method, **(how | changes))
 
 
@@ -46,7 +47,7 @@ def test_news_are_how_far_it_is():
 
 
 def test_a_figure_says_what_an_image_cost(method):
-    found = parsed(html.figure(drawn(method), EVIL, [EVIL], 10_000_000))
+    found = parsed(html.figure(drawn(method), EVIL, [EVIL]))
     said = "".join(found.find("figcaption").itertext())
     assert said == (
         f"{EVIL}50% of the FLOPs (5 MFLOPs an image), 6 evaluations of euler; "
@@ -56,7 +57,7 @@ def test_a_figure_says_what_an_image_cost(method):
     assert image.get("alt") == EVIL
     assert image.get("width") == "112"  # small ones are enlarged by a whole number
     assert found.find(".//a").get("href") == "/pictures/a/0.png"
-    larger = parsed(html.figure(drawn(method, size=(600, 300)), "a", ["b"], 10_000_000))
+    larger = parsed(html.figure(drawn(method, size=(600, 300)), "a", ["b"]))
     assert larger.find(".//img").get("width") == "300"
 
 

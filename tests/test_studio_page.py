@@ -5,11 +5,12 @@ import json
 import shutil
 import threading
 import time
+from contextlib import contextmanager
+from datetime import timedelta
 
 import numpy as np
 import pytest
 import torch
-import uvicorn
 from conftest import awaken
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
@@ -31,6 +32,22 @@ WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 400, "height": 800}
 NAMES = ("sea", "land", "<b>sky</b>")
 
 
+@contextmanager
+def served(studio):
+    """A studio that is answered for from a thread; it knows its ``url``, and Gradio's ``page``."""
+    at = server.bound(0)
+    serving = server.Server(studio)
+    thread = threading.Thread(target=serving.run, args=([at],), daemon=True)
+    thread.start()
+    while thread.is_alive() and not serving.started:
+        time.sleep(0.05)
+    studio.url = f"http://127.0.0.1:{at.getsockname()[1]}"
+    studio.page = server.page_of(serving.whole)
+    yield studio
+    serving.should_exit = True
+    thread.join(10)
+
+
 @pytest.fixture(scope="module")
 def studio(tmp_path_factory):
     """A model of three classes in a run folder, served from a thread."""
@@ -42,15 +59,8 @@ def studio(tmp_path_factory):
     write_log(run, [100, 200])
     pipe = LegoPipeline.from_pretrained(run)
     studio = Studio(pipe, "runs/scenes", Limits(images=4, steps=30, pixels=16384, waiting=2))
-    at = server.bound(0)
-    config = uvicorn.Config(server.app(studio), log_level="warning")
-    serving = uvicorn.Server(config)
-    thread = threading.Thread(target=serving.run, args=([at],), daemon=True)
-    thread.start()
-    studio.url = f"http://127.0.0.1:{at.getsockname()[1]}"
-    yield studio
-    serving.should_exit = True
-    thread.join(10)
+    with served(studio):
+        yield studio
 
 
 def write_log(run, seen):
@@ -297,6 +307,74 @@ def test_two_visitors_do_not_meet(page, studio, browser):
         open_tab(one, "Gallery")
         expect(one.locator("details")).to_have_count(1)
     other.close()
+
+
+def test_the_gallery_keeps_drawings_that_overlap(page, studio, monkeypatch):
+    go = threading.Event()
+    canvas = studio._canvas
+
+    def late(*how):
+        go.wait(60)
+        return canvas(*how)
+
+    monkeypatch.setattr(studio, "_canvas", late)
+    open_tab(page, "Canvas")
+    page.get_by_label("Height").fill("16")
+    page.get_by_label("Width").fill("32")
+    press_draw(page, "Draw the canvas")
+    open_tab(page, "Generate")
+    page.get_by_label("Seeds").fill("31")
+    press_draw(page)
+    expect(page.get_by_text("1 before you in the queue")).to_be_visible()
+    go.set()
+    expect(figures(page)).to_have_count(1)
+    open_tab(page, "Gallery")
+    titles = page.locator("details:visible summary")
+    expect(titles).to_have_text(["Full compute, 1 images, 18 steps", "16x32, budget 100%"])
+
+
+def test_the_gallery_goes_when_the_page_is_closed_and_not_before(studio, browser):
+    page = browser.new_page()
+    page.goto(studio.url)
+    page.get_by_label("Seeds").fill("41")
+    press_draw(page)
+    expect(figures(page)).to_have_count(1)
+    sessions = list(studio.page.state_holder.session_data.values())
+    session = next(one for one in sessions if "--seeds 41 " in str(one.state_data))
+    (kept,) = [
+        key for key, value in session.state_data.items() if value and key in session._state_ttl
+    ]
+    ttl, drawn_at = session._state_ttl[kept]
+    session._state_ttl[kept] = ttl, drawn_at - timedelta(days=1)  # a long look at it
+    time.sleep(2.5)  # Gradio cleans up every second
+    assert len(session.state_data[kept]) == 1
+    page.close()
+    for _ in range(300):
+        if session.is_closed and kept not in session.state_data:
+            return
+        time.sleep(0.1)
+    pytest.fail("what a visitor left behind is still in memory")
+
+
+def test_what_a_tight_studio_offers_can_be_drawn(browser):
+    stack = awaken(LegoStack(preset("tiny-pr-16", channels=1, classes=3))).eval()
+    pipe = LegoPipeline(stack, PixelCodec((0.0,)), ("sea, blue", "land", "sky"))
+    limits = Limits(images=3, steps=1, pixels=2 * 16 * 16, waiting=0)
+    with served(Studio(pipe, "tight", limits)) as studio:
+        page = browser.new_page()
+        page.goto(studio.url)
+        press_draw(page)
+        expect(figures(page).locator("img")).to_have_count(2)
+        same(shown(page, figures(page)), pipe(labels=0, seeds=[0, 1], steps=1).images)
+        open_tab(page, "Canvas")
+        press_draw(page, "Draw the canvas")
+        expect(figures(page)).to_have_count(1)
+        (picture,) = shown(page, figures(page))
+        assert (picture.size, picture.info["labels"]) == ((32, 16), "[0, 1]")
+        open_tab(page, "Inside")
+        press_draw(page, "Look inside")
+        expect(page.locator(".inside")).to_be_visible()
+        page.close()
 
 
 def test_the_gallery_keeps_what_was_drawn_and_how(page, studio):

@@ -51,4 +51,4 @@ def studio(
     pipe.codec.prepare()
     limits = Limits(images, steps, int(megapixels * 1e6), waiting)
     say(f"http://{server.HOST}:{at.getsockname()[1]}  (API: /docs; Ctrl-C stops it)")
-    server.serve(Studio(pipe, run, limits, weights), at)
+    server.serve(Studio(pipe, run, limits, weights, vae, precision), at)

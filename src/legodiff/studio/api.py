@@ -142,7 +142,7 @@ def build(studio: Studio) -> FastAPI:
         labels = tuple(map(pipe.label_index, asked.labels))
         request = Images(asked.way(), labels, tuple(asked.seeds))
         drawn = _ended(studio.images(request))
-        return _answer(studio, drawn, request.seeds, request.paired, request.full_flops(pipe))
+        return _answer(studio, drawn, request.seeds, request.paired)
 
     @api.post("/canvas")
     def canvas(asked: AskCanvas) -> Answer:
@@ -150,7 +150,7 @@ def build(studio: Studio) -> FastAPI:
         labels = tuple(map(pipe.label_index, asked.labels))
         request = Canvas(asked.way(), labels, asked.seed, asked.size, asked.wrap)
         drawn = _ended(studio.canvas(request))
-        return _answer(studio, drawn, [asked.seed], [None], request.full_flops(pipe))
+        return _answer(studio, drawn, [asked.seed], [None])
 
     @api.get("/pictures/{key}/{name}", include_in_schema=False)
     def picture(key: str, name: str) -> Response:
@@ -174,7 +174,7 @@ def _ended(events: Generator[Any, None, Drawn]) -> Drawn:
 
 
 def _answer(
-    studio: Studio, drawn: Drawn, seeds: Sequence[int], labels: Sequence[int | None], full: int
+    studio: Studio, drawn: Drawn, seeds: Sequence[int], labels: Sequence[int | None]
 ) -> Answer:
     files = map(studio.shelf.get, drawn.pictures)
     images = [
@@ -186,7 +186,7 @@ def _answer(
         images=images,
         nfe=drawn.nfe,
         flops=drawn.flops,
-        full_flops=full,
+        full_flops=drawn.full_flops,
         milliseconds=drawn.milliseconds,
         expected_milliseconds=drawn.expected,
         method=drawn.method.to_dict(),

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
+from legodiff.train.memory import out_of_memory
+
 Result = TypeVar("Result")
 TICK = 0.2  # seconds between looks at how far it is
+CLOSED = "this studio is being stopped; start it again to go on"
 
 
 class BusyError(ValueError):
-    """There are too many in the queue already."""
+    """There are too many in the queue already, or no more are taken at all."""
 
 
 class _LeftError(Exception):
@@ -38,25 +41,27 @@ class Desk:
         self.worker = ThreadPoolExecutor(1, thread_name_prefix="desk")
         self.lock = threading.Lock()
         self.jobs: list[Future[Any]] = []
+        self.closed = threading.Event()
 
     def run(self, work: Callable[[Tell], Result]) -> Generator[Any, None, Result]:
         """Yields ``Waiting``, then the newest of what the job tells; returns what it returns.
 
-        Closing the generator ends the job when it next tells something. Raises BusyError if the
-        queue is full, and whatever the job raises.
+        Closing the generator ends the job when it next tells something, and so does closing the
+        desk. Raises BusyError if the queue is full or the desk is closed, ValueError if memory ran
+        out, and whatever else the job raises.
         """
         told: SimpleQueue[Any] = SimpleQueue()
         left = threading.Event()
 
         def tell(news: Any) -> None:
-            if left.is_set():
+            if left.is_set() or self.closed.is_set():
                 raise _LeftError
             told.put(news)
 
-        job = self._enter(lambda: work(tell))
+        job = self._enter(lambda: _in_memory(lambda: work(tell)))
         job.add_done_callback(lambda _: told.put(None))  # nobody waits for more
         try:
-            while not job.done():
+            while not (job.done() or self.closed.is_set()):
                 if ahead := self._ahead(job):
                     yield Waiting(ahead)
                     _wait(job, TICK)
@@ -64,6 +69,8 @@ class Desk:
                 news = _newest(told)
                 if news is not None:
                     yield news
+            if self.closed.is_set():  # nobody waits until the job tells something
+                raise BusyError(CLOSED)
             return job.result()
         finally:
             left.set()
@@ -71,6 +78,8 @@ class Desk:
 
     def _enter(self, work: Callable[[], Result]) -> "Future[Result]":
         with self.lock:
+            if self.closed.is_set():
+                raise BusyError(CLOSED)
             self.jobs = [job for job in self.jobs if not job.done()]
             if len(self.jobs) > self.waiting:
                 raise BusyError(f"busy: as many wait as may ({self.waiting}); try again soon")
@@ -84,8 +93,21 @@ class Desk:
             return sum(not other.done() for other in before)
 
     def close(self) -> None:
-        """Takes no more jobs; those that wait are not begun."""
-        self.worker.shutdown(wait=False, cancel_futures=True)
+        """Takes no more jobs; those that wait are not begun, one that runs ends when it tells."""
+        with self.lock:
+            self.closed.set()
+            self.worker.shutdown(wait=False, cancel_futures=True)
+
+
+def _in_memory(work: Callable[[], Result]) -> Result:
+    """What the work returns. Raises ValueError, in one line, if there was no memory for it."""
+    try:
+        return work()
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or out_of_memory(error)):
+            raise
+    # Out here the line does not hold on to the error, nor the error to what filled the memory.
+    raise ValueError("not enough memory; ask for fewer or smaller images")
 
 
 def _wait(job: "Future[Any]", seconds: float) -> None:

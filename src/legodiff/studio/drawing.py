@@ -1,8 +1,7 @@
 """Draws what is asked for, one request at a time, and tells how far it is."""
 
-import time
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Hashable
+from collections.abc import Callable, Generator, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,27 +22,13 @@ from legodiff.pipeline import LegoPipeline
 from legodiff.plans import Point
 from legodiff.sampling import Method
 from legodiff.studio.desk import Desk, Tell
+from legodiff.studio.elsewhere import Opened
+from legodiff.studio.progress import Report, Unfinished
 from legodiff.studio.requests import Canvas, Images, Limits
 from legodiff.studio.shelf import Shelf
 
 MEMORY = 2**28  # bytes of pictures that are kept
 REMEMBERED = 64  # drawings with all bricks that are not drawn again
-PREVIEW_SECONDS = 0.7  # between pictures of an unfinished canvas
-PREVIEWS = 3  # of a canvas that are kept, for browsers that are late
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a drawing is."""
-
-    done: float
-    """Share of it."""
-    seconds_left: float | None
-    """None as long as nothing is done."""
-    preview: str | None = None
-    """Where the unfinished picture is."""
-    size: tuple[int, int] | None = None
-    """Of that picture, (height, width)."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +41,8 @@ class Drawn:
     method: Method
     nfe: int
     flops: int
+    full_flops: int
+    """Of the method with all bricks; of a canvas about so many."""
     milliseconds: float
     expected: float
     """Milliseconds, from the time each set of bricks takes here."""
@@ -70,7 +57,7 @@ class Inside:
     """What each brick made of each noise level for one image."""
 
     levels: tuple[float, ...]
-    """Noise levels, falling."""
+    """Noise levels, falling: all, or so many as may be shown."""
     bricks: tuple[tuple[int, ...], ...]
     """The bricks that ran at each."""
     sheet: str
@@ -82,15 +69,26 @@ class Inside:
 class Studio:
     """One model and what is drawn with it."""
 
-    def __init__(self, pipe: LegoPipeline, name: str, limits: Limits, weights: str = "ema") -> None:
+    def __init__(
+        self,
+        pipe: LegoPipeline,
+        name: str,
+        limits: Limits,
+        weights: str = "ema",
+        vae: str | None = None,
+        precision: str = "fp32",
+    ) -> None:
         """
         Args:
             pipe: the model.
             name: what users call it: a folder or Hub id.
             limits: the most that a request may ask for.
-            weights: which of the run's weights these are, for metadata.
+            weights: which of the run's weights these are.
+            vae: what was given as ``--vae``, if anything was.
+            precision: what was given as ``--precision``.
         """
-        self.pipe, self.name, self.limits, self.weights = pipe, name, limits, weights
+        self.pipe, self.name, self.limits = pipe, name, limits
+        self.opened = Opened(name, weights, vae, precision)
         self.desk = Desk(limits.waiting)
         self.shelf = Shelf(MEMORY)
         self.known: OrderedDict[Hashable, Drawn] = OrderedDict()
@@ -142,26 +140,24 @@ class Studio:
             request.paired,
             request.seeds,
             batch=count,
-            on_progress=_Report(tell, count),
+            on_progress=Report(tell, count),
         )
         order = self._order(samples)
         names = [f"{seed:06d}.png" for seed in request.seeds]
         files = [png_bytes(image, order.about_one(at)) for at, image in enumerate(samples.images)]
-        return self._drawn(samples, files, names, expected)
+        return self._drawn(samples, files, names, expected, request.full_flops(self.pipe))
 
     def _canvas(self, request: Canvas, method: Method, tell: Tell) -> Drawn:
-        pipe, windows = self.pipe, request.windows(self.pipe)
+        pipe = self.pipe
         place = pipe.canvas(request.size)
-        looked = place if windows is None else windows.size
+        windows = request.windows(pipe) or Windows(place)  # one, which is the canvas
         regions = request.regions(pipe)
-        count = 1 if windows is None else looks(windows, place, regions)
+        count = looks(windows, place, regions)
         each = count // (1 if regions is None else len(regions.labels))  # go together
-        batch = 1 if windows is None else max(1, min(windows.batch, each))
-        expected = count * self._clock(looked, batch)(method)
-        report = _Report(tell, 1)
-        unfinished = None
-        if windows is not None:
-            unfinished = _Unfinished(self, windows, place, report)
+        batch = max(1, min(windows.batch, each))
+        expected = count * self._clock(windows.size, batch)(method)
+        full = request.way.full(pipe).flops(pipe.sampling, pipe.stack.spec, windows.size)
+        report = Report(tell, 1)
         samples = pipe.render(
             method,
             seeds=request.seed,
@@ -169,41 +165,45 @@ class Studio:
             on_progress=report,
             windows=windows,
             regions=regions,
-            on_window=unfinished,
+            on_window=Unfinished(pipe, self.shelf, windows, place, report),
         )
         labels = "painted" if request.painted is not None else list(request.labels)
         about = {
             "labels": labels,
             "wrap": request.wrap,
-            **about_canvas(pipe, samples, self.weights),
+            **about_canvas(pipe, samples, self.opened.weights),
         }
         files = [png_bytes(samples.images[0], about)]
-        drawn = self._drawn(samples, files, ["canvas.png"], expected)
+        drawn = self._drawn(samples, files, ["canvas.png"], expected, count * full)
         if request.painted is None:
             return drawn
-        indices = Image.fromarray(request.painted.numpy().astype(np.uint8))
+        # The largest index is the one that means no class.
+        kind = np.uint8 if pipe.stack.spec.classes <= 255 else np.uint16
+        indices = Image.fromarray(request.painted.numpy().astype(kind))
         return replace(drawn, regions=self.shelf.put(png_bytes(indices), "regions.png"))
 
     def _inside(self, request: Images, method: Method, tell: Tell) -> Inside:
-        seen: OrderedDict[float, dict[int, Tensor]] = OrderedDict()
+        pipe, count = self.pipe, len(self.pipe.stack.spec.bricks)
+        height, width = (side * pipe.codec.factor for side in pipe.stack.spec.image_size)
+        found = sorted(set(method.levels(pipe.sampling)), reverse=True)
+        levels = _spread(found, max(1, self.limits.pixels // (count * height * width)))
+        seen: dict[float, dict[int, Tensor]] = {}
 
         def watch(sigma: float, bricks: tuple[int, ...], estimates: list[Tensor]) -> None:
-            if sigma not in seen:  # the first evaluation at a level is with the class
+            # The first evaluation at a level is with the class.
+            if sigma in levels and sigma not in seen:
                 seen[sigma] = dict(zip(bricks, (one[:1].cpu() for one in estimates), strict=True))
 
-        self.pipe.render(
-            method, request.paired, request.seeds, on_progress=_Report(tell, 1), watch=watch
-        )
-        codec = self.pipe.codec
-        decode = codec.decode if codec.ready else codec.preview
-        count = len(self.pipe.stack.spec.bricks)
-        levels = sorted(seen, reverse=True)
-        empty = torch.zeros_like(next(iter(next(iter(seen.values())).values())))
-        rows = [
-            torch.cat([seen[level].get(brick, empty) for level in levels], dim=-1)
-            for brick in range(count)
-        ]
-        sheet = to_pil(decode(torch.cat(rows, dim=-2)))[0]
+        report = Report(tell, 1)
+        pipe.render(method, request.paired, request.seeds, on_progress=report, watch=watch)
+        decode = pipe.codec.decode if pipe.codec.ready else pipe.codec.preview
+        columns = []
+        for level in levels:
+            report(1.0)  # whoever leaves is not decoded for
+            empty = torch.zeros_like(next(iter(seen[level].values())))
+            column = torch.cat([seen[level].get(brick, empty) for brick in range(count)])
+            columns.append(torch.cat(list(decode(column)), dim=-2))  # one below the other
+        sheet = to_pil(torch.cat(columns, dim=-1)[None])[0]
         return Inside(
             tuple(levels),
             tuple(tuple(seen[level]) for level in levels),
@@ -222,10 +222,12 @@ class Studio:
         pipe, image = self.pipe, samples.images[0]
         size = (image.height, image.width)
         count = len(samples.seeds)
-        return Order(pipe, samples.method, samples.seeds, samples.labels, size, count, self.weights)
+        return Order(
+            pipe, samples.method, samples.seeds, samples.labels, size, count, self.opened.weights
+        )
 
     def _drawn(
-        self, samples: Samples, files: list[bytes], names: list[str], expected: float
+        self, samples: Samples, files: list[bytes], names: list[str], expected: float, full: int
     ) -> Drawn:
         image = samples.images[0]
         return Drawn(
@@ -234,58 +236,15 @@ class Studio:
             samples.method,
             samples.nfe,
             samples.flops,
+            full,
             1e3 * samples.seconds,
             expected,
             samples.predicted,
         )
 
 
-class _Unfinished:
-    """A canvas as far as it is drawn: shown every now and then, window by window."""
-
-    def __init__(
-        self, studio: Studio, windows: Windows, place: tuple[int, int], report: "_Report"
-    ) -> None:
-        self.studio, self.place, self.report = studio, place, report
-        whole = windows.drawn(place)
-        self.image = torch.zeros(1, studio.pipe.stack.spec.channels, *whole)
-        self.previews: list[str] = []
-        self.shown = time.perf_counter()
-
-    def __call__(self, at: tuple[int, int], estimate: Tensor) -> None:
-        height, width = self.image.shape[2:]
-        rows = (torch.arange(estimate.shape[1]) + at[0]) % height
-        columns = (torch.arange(estimate.shape[2]) + at[1]) % width
-        self.image[0, :, rows[:, None], columns] = estimate.cpu()
-        if time.perf_counter() - self.shown < PREVIEW_SECONDS:
-            return
-        codec = self.studio.pipe.codec
-        image = to_pil(codec.preview(self.image[..., : self.place[0], : self.place[1]]))[0]
-        self.previews.append(self.studio.shelf.put(png_bytes(image), "preview.png"))
-        self.report.show(self.previews[-1], (image.height, image.width))
-        if len(self.previews) > PREVIEWS:
-            self.studio.shelf.drop(self.previews.pop(0))
-        self.shown = time.perf_counter()
-
-
-class _Report:
-    """Turns images done into news, with the time that is left."""
-
-    def __init__(self, tell: Tell, count: int) -> None:
-        self.tell, self.count, self.began = tell, count, time.perf_counter()
-        self.done = 0.0
-        self.shown: tuple[str, tuple[int, int]] | tuple[()] = ()
-
-    def __call__(self, images: float) -> None:
-        self.done = images / self.count
-        self._news()
-
-    def show(self, preview: str, size: tuple[int, int]) -> None:
-        """Tells the same again, with a picture, which is shown until there is another."""
-        self.shown = (preview, size)
-        self._news()
-
-    def _news(self) -> None:
-        took = time.perf_counter() - self.began
-        left = took * (1 / self.done - 1) if self.done else None
-        self.tell(Progress(self.done, left, *self.shown))
+def _spread(levels: Sequence[float], most: int) -> list[float]:
+    """At most so many of the levels, evenly spaced, the last one among them."""
+    last = len(levels) - 1
+    chosen = np.linspace(last, 0, min(most, len(levels))).round().astype(int)
+    return [levels[at] for at in chosen[::-1]]

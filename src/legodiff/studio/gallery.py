@@ -1,5 +1,6 @@
 """What a visitor drew, newest first, with what draws it again elsewhere."""
 
+import threading
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ from legodiff.studio.requests import Canvas, Images
 
 ENTRIES = 24  # that a gallery keeps
 WIDEST = 512  # pixels of a picture in it
+ADDING = threading.Lock()
 
 
 class Entry(NamedTuple):
@@ -27,17 +29,23 @@ class Entry(NamedTuple):
 
 def entry(studio: Studio, title: str, drawn: Drawn, request: Images | Canvas) -> Entry:
     """What was drawn, and how to ask for it elsewhere."""
-    told = request.command(studio.pipe, studio.name), request.python(studio.pipe, studio.name)
+    pipe, opened = studio.pipe, studio.opened
+    told = request.command(pipe, opened), request.python(pipe, opened)
     same = request.at_full_compute() if isinstance(request, Images) else None
     wide = min(WIDEST, html.width(drawn.size))
     return Entry(title, drawn.pictures, wide, drawn.regions, *told, same)
 
 
-def added(new: Entry, entries: Sequence[Entry]) -> list[Entry]:
-    """A gallery with one more; where only the dial was moved, in place of the newest."""
+def add(new: Entry, entries: list[Entry]) -> list[Entry]:
+    """Puts one more into a gallery; where only the dial was moved, in place of the newest.
+
+    The list itself is changed, and returned: drawings of one visitor that overlap hold the same.
+    """
     asked = new.apart_from_budget
-    moved = bool(entries) and asked is not None and entries[0].apart_from_budget == asked
-    return [new, *entries[1 if moved else 0 :]][:ENTRIES]
+    with ADDING:
+        moved = bool(entries) and asked is not None and entries[0].apart_from_budget == asked
+        entries[:] = [new, *entries[1 if moved else 0 :]][:ENTRIES]
+    return entries
 
 
 def shown(studio: Studio, entries: Sequence[Entry]) -> str:

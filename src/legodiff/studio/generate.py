@@ -14,6 +14,7 @@ from legodiff.studio.requests import Images
 def tab(studio: Studio, kept: gr.State) -> None:
     """Classes, seeds and the dial; the pictures, their cost, and which bricks ran when."""
     names, most = parts.classes(studio), studio.limits.images
+    first = parts.fitting(studio, min(4, most))
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
             labels = gr.Dropdown(
@@ -24,7 +25,7 @@ def tab(studio: Studio, kept: gr.State) -> None:
                 visible=bool(names),
             )
             seeds = gr.Textbox(
-                "0-3",
+                f"0-{first - 1}" if first > 1 else "0",
                 label="Seeds",
                 info=f"One image each: 0-3, or 7,11. At most {most}.",
                 max_length=200,
@@ -52,18 +53,18 @@ def tab(studio: Studio, kept: gr.State) -> None:
 def _both(studio: Studio, request: Images, entries: list[gallery.Entry]) -> Iterator[parts.Shown]:
     """Draws what is asked for, and then the same at full compute."""
     pipe, full = studio.pipe, request.at_full_compute()
-    alts, whole = _alts(studio, request), request.full_flops(studio.pipe)
+    alts = _alts(studio, request)
     title = f"Budget {request.way.budget:.0%}" if request != full else "Full compute"
     drawn = yield from parts.following(studio.images(request))
-    one = html.figure(drawn, title, alts, whole)
+    one = html.figure(drawn, title, alts)
     strip = html.strip(drawn.method, pipe.sampling, parts.bricks(studio))
     said = f"{title}, {len(request.seeds)} images, {request.way.steps} steps"
     new = gallery.entry(studio, said, drawn, request)
-    yield "", html.pair(one), strip, gallery.added(new, entries)
+    yield "", html.pair(one), strip, gallery.add(new, entries)
     if request == full:
         return
     beside = yield from parts.following(studio.images(full))
-    other = html.figure(beside, "Full compute", alts, whole)
+    other = html.figure(beside, "Full compute", alts)
     yield "", html.pair(one, other), strip, gr.skip()
 
 

@@ -6,7 +6,8 @@ from math import ceil
 
 from legodiff.sampling import Method, Sampling
 from legodiff.studio.desk import Waiting
-from legodiff.studio.drawing import Drawn, Inside, Progress
+from legodiff.studio.drawing import Drawn, Inside
+from legodiff.studio.progress import Progress
 
 SMALLEST = 112  # pixels: smaller pictures are enlarged, unsmoothed
 
@@ -67,10 +68,10 @@ def width(size: tuple[int, int]) -> int:
     return size[1] * max(1, ceil(SMALLEST / min(size)))
 
 
-def figure(drawn: Drawn, title: str, alts: Sequence[str], full: int) -> str:
-    """Pictures under what they cost; ``full``: the FLOPs of the method with all bricks."""
+def figure(drawn: Drawn, title: str, alts: Sequence[str]) -> str:
+    """Pictures under what they cost."""
     shown = downloads(drawn.pictures, alts, width(drawn.size))
-    told = f"<b>{escape(title)}</b><br>{cost(drawn, full)}"
+    told = f"<b>{escape(title)}</b><br>{cost(drawn)}"
     return f"<figure><figcaption>{told}</figcaption>{shown}</figure>"
 
 
@@ -84,10 +85,10 @@ def downloads(pictures: Sequence[str], alts: Sequence[str], wide: int) -> str:
     return f'<div class="pictures">{links}</div>'
 
 
-def cost(drawn: Drawn, full: int) -> str:
+def cost(drawn: Drawn) -> str:
     """What an image cost, expected and measured."""
     line = (
-        f"{drawn.flops / full:.0%} of the FLOPs ({_flops(drawn.flops)} an image), "
+        f"{drawn.flops / drawn.full_flops:.0%} of the FLOPs ({_flops(drawn.flops)} an image), "
         f"{drawn.nfe:,} evaluations of {drawn.method.sampler}; "
         f"<b>{_time(drawn.milliseconds)}</b> an image, expected {_time(drawn.expected)}"
     )

@@ -6,7 +6,7 @@ from legodiff.model.cost import brick_parameters
 from legodiff.studio import gallery, generate, inside, parts, training, wide
 from legodiff.studio.drawing import Studio
 
-HOUR = 3600  # seconds after which what a visitor left behind is forgotten
+HOUR = 3600  # seconds after which files of what was painted are deleted
 
 
 def build(studio: Studio) -> gr.Blocks:
@@ -15,7 +15,7 @@ def build(studio: Studio) -> gr.Blocks:
         title=f"legodiff studio: {studio.name}", analytics_enabled=False, delete_cache=(60, HOUR)
     ) as blocks:
         gr.Markdown(_heading(studio))
-        kept = gr.State([], time_to_live=HOUR)
+        kept = gr.State([])  # for each visitor; an hour after the page is closed Gradio frees it
         with gr.Tab("Generate"):
             generate.tab(studio, kept)
         with gr.Tab("Canvas"):

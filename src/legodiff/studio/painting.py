@@ -53,6 +53,11 @@ def label_map(painted: Any, classes: int, none: int) -> Tensor | None:
     image = np.asarray(layers[0])  # what lies below it is white
     if image.ndim != 3 or image.shape[2] != 4:
         raise ValueError("what was painted is no picture with transparency; paint it again")
+    if image.shape[0] * image.shape[1] > 4 * SIDE[0] * SIDE[1]:
+        raise ValueError(
+            f"what was painted has {image.shape[1]}x{image.shape[0]} pixels, which is far more "
+            f"than the {SIDE[0]}x{SIDE[1]} of the editor; paint it there"
+        )
     inked = image[..., 3] > 127
     if not inked.any():
         return None

@@ -36,11 +36,20 @@ def bricks(studio: Studio) -> list[str]:
     return [f"brick {at}: {brick}" for at, brick in enumerate(studio.pipe.stack.spec.bricks)]
 
 
+def fitting(studio: Studio, most: int) -> int:
+    """How many pictures of the training size one request may ask for: 1 to ``most``."""
+    height, width = (side * studio.pipe.codec.factor for side in studio.pipe.stack.spec.image_size)
+    return max(1, min(most, studio.limits.pixels // (height * width)))
+
+
 def ways(studio: Studio, told: str | None = None) -> list[Any]:
     """Fields for how to draw: steps, sampler, guidance, and the dial, with what is told of it."""
     guided = bool(studio.pipe.stack.spec.classes and studio.pipe.label_dropout)
     with gr.Group():
-        steps = gr.Slider(1, studio.limits.steps, 18, step=1, label="Steps")
+        most = studio.limits.steps
+        steps = gr.Slider(
+            1, max(2, most), min(18, most), step=1, label="Steps", interactive=most > 1
+        )
         sampler = gr.Dropdown(list(SAMPLERS), value="heun", label="Sampler")
         guidance = gr.Slider(0, 5, 1.0, step=0.1, label="Guidance (1 is none)", visible=guided)
     budget = gr.Slider(0.05, 1, 1.0, step=0.01, label="Budget: share of full compute", info=told)

@@ -1,10 +1,11 @@
 """What may be asked of a studio, within which bounds, and how to ask for the same elsewhere."""
 
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
+import torch
 from torch import Tensor
 
 from legodiff.diffusion.canvas import WRAPS, Windows
@@ -12,8 +13,10 @@ from legodiff.diffusion.regions import Regions, across, default_blend, label_map
 from legodiff.diffusion.skipping import SkipPlan
 from legodiff.pipeline import LegoPipeline
 from legodiff.sampling import Method
+from legodiff.studio.elsewhere import Opened, listed, name
 
 Labels = tuple[int | None, ...]
+MASKS = 10  # of a canvas of the largest size: each class on it takes one, a number for each pixel
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,8 @@ class Images:
             raise ValueError(
                 f"{len(self.seeds)} images: this studio draws from 1 to {limits.images} at once"
             )
+        if twice := [seed for seed, times in Counter(self.seeds).items() if times > 1]:
+            raise ValueError(f"seed {twice[0]} stands there twice; give each seed once")
         height, width = (side * pipe.codec.factor for side in pipe.stack.spec.image_size)
         return self.way.check(pipe, limits, self.labels, len(self.seeds) * height * width)
 
@@ -95,23 +100,23 @@ class Images:
         """The same with all bricks in all steps."""
         return replace(self, way=replace(self.way, budget=1.0))
 
-    def command(self, pipe: LegoPipeline, run: str) -> str:
+    def command(self, pipe: LegoPipeline, opened: Opened) -> str:
         """The command line that draws the same files."""
-        words = ["legodiff", "sample", run]
-        words += ["--labels", _listed(pipe, self.labels)] if pipe.stack.spec.classes else []
+        words = ["legodiff", "sample", opened.name, *opened.words()]
+        words += ["--labels", listed(pipe, self.labels)] if pipe.stack.spec.classes else []
         words += ["--seeds", ",".join(map(str, self.seeds)), *self.way.words()]
         return shlex.join([*words, "--out", "drawn"])
 
-    def python(self, pipe: LegoPipeline, run: str) -> str:
+    def python(self, pipe: LegoPipeline, opened: Opened) -> str:
         """The lines of Python that draw the same pictures."""
         way = self.way
-        told = [f"labels={[_name(pipe, label) for label in self.paired]!r}"]
+        told = [f"labels={[name(pipe, label) for label in self.paired]!r}"]
         told = told if pipe.stack.spec.classes else []
         told += [f"seeds={list(self.seeds)}", f"steps={way.steps}", f"sampler={way.sampler!r}"]
         told += [f"guidance={way.guidance:g}"]
         told += [] if way.budget == 1 else [f"budget={way.budget:g}"]
         lines = [f"out = pipe({', '.join(told)})", "out.images[0].save('drawn.png')"]
-        return _script(["from legodiff import LegoPipeline"], run, lines)
+        return opened.script(["from legodiff import LegoPipeline"], lines)
 
 
 @dataclass(frozen=True)
@@ -133,7 +138,20 @@ class Canvas:
             raise ValueError(f"wrap is {self.wrap!r}; choose from {', '.join(WRAPS)}")
         method = self.way.check(pipe, limits, (), self.size[0] * self.size[1])
         self.windows(pipe)
+        self._check_masks(pipe, limits)
         return method
+
+    def _check_masks(self, pipe: LegoPipeline, limits: Limits) -> None:
+        """Raises ValueError if there are more classes than memory has masks of the canvas for."""
+        place = pipe.canvas(self.size)
+        most = MASKS * limits.pixels // (place[0] * place[1])
+        painted = None if self.painted is None else torch.unique(self.painted).tolist()
+        count = len(set(self.labels if painted is None else painted))
+        if pipe.stack.spec.classes and count > most:
+            raise ValueError(
+                f"{count} classes on {self.size[0]}x{self.size[1]} pixels: this studio lays at "
+                f"most {most} on a canvas of that size; take fewer, or a smaller canvas"
+            )
 
     def windows(self, pipe: LegoPipeline) -> Windows | None:
         """How the model looks at it."""
@@ -155,22 +173,18 @@ class Canvas:
             WRAPS[self.wrap],
         )
 
-    def full_flops(self, pipe: LegoPipeline) -> int:
-        """Of the method with all bricks, about."""
-        place, full = pipe.canvas(self.size), self.way.full(pipe)
-        return pipe.cost(full, place, self.windows(pipe), self.regions(pipe))[1]
-
-    def command(self, pipe: LegoPipeline, run: str) -> str:
+    def command(self, pipe: LegoPipeline, opened: Opened) -> str:
         """The command line that draws the same file; what is painted is in ``regions.png``."""
-        words = ["legodiff", "canvas", run, "--size", f"{self.size[0]}x{self.size[1]}"]
+        words = ["legodiff", "canvas", opened.name, *opened.words()]
+        words += ["--size", f"{self.size[0]}x{self.size[1]}"]
         if self.painted is not None:
             words += ["--regions", "regions.png"]
         elif pipe.stack.spec.classes:
-            words += ["--labels", _listed(pipe, self.labels)]
+            words += ["--labels", listed(pipe, self.labels)]
         words += ["--seed", str(self.seed), "--wrap", self.wrap, *self.way.words()]
         return shlex.join([*words, "--out", "canvas.png"])
 
-    def python(self, pipe: LegoPipeline, run: str) -> str:
+    def python(self, pipe: LegoPipeline, opened: Opened) -> str:
         """The lines of Python that draw the same picture."""
         way, place, wrap = self.way, pipe.canvas(self.size), WRAPS[self.wrap]
         plan = f"SkipPlan.full({len(pipe.stack.spec.bricks)})"
@@ -191,25 +205,8 @@ class Canvas:
             told += ["regions=regions"]
         imports += ["from legodiff.sampling import Method"]
         lines += [f"out = pipe.render(method, {', '.join(told)})"]
-        return _script(imports, run, [*lines, "out.images[0].save('canvas.png')"])
-
-
-def _name(pipe: LegoPipeline, label: int | None) -> Any:
-    return pipe.class_names[label] if label is not None and pipe.class_names else label
-
-
-def _listed(pipe: LegoPipeline, labels: Sequence[int | None]) -> str:
-    """For ``--labels``: names, unless a comma or a space in one would be taken for another."""
-    names = ["none" if label is None else str(_name(pipe, label)) for label in labels]
-    plain = all(name.replace("_", "").replace("-", "").isalpha() for name in names)
-    numbers = ["none" if label is None else str(label) for label in labels]
-    return ",".join(names if plain else numbers)
+        return opened.script(imports, [*lines, "out.images[0].save('canvas.png')"])
 
 
 def _indices(pipe: LegoPipeline, labels: Sequence[int | None]) -> list[int]:
     return [pipe.stack.spec.classes if label is None else label for label in labels]
-
-
-def _script(imports: Sequence[str], run: str, lines: Sequence[str]) -> str:
-    opened = f"pipe = LegoPipeline.from_pretrained({run!r})"
-    return "\n".join([*imports, "", opened, *lines, ""])

@@ -8,7 +8,9 @@ import gradio as gr
 import uvicorn
 from fastapi import FastAPI, HTTPException
 from fastapi.responses import JSONResponse
+from gradio.routes import App
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from legodiff.studio import api, html, page
@@ -18,6 +20,7 @@ HOST = "127.0.0.1"
 NAMES = [HOST, "localhost"]
 LONGEST_BODY = 2**16  # bytes of a request to the API
 LARGEST_UPLOAD = "2mb"  # of what was painted
+GRACE = 2  # seconds that answers under way are waited for when the server stops
 
 
 def app(studio: Studio) -> FastAPI:
@@ -85,7 +88,32 @@ def bound(port: int) -> socket.socket:
 
 
 def serve(studio: Studio, at: socket.socket) -> None:
-    """Answers until it is stopped."""
-    config = uvicorn.Config(app(studio), log_level="warning")
-    uvicorn.Server(config).run(sockets=[at])
-    studio.desk.close()
+    """Answers until it is stopped; Ctrl-C is how to do that, and no mistake."""
+    try:
+        Server(studio).run(sockets=[at])
+    except KeyboardInterrupt:
+        pass
+    finally:
+        studio.desk.close()
+
+
+class Server(uvicorn.Server):
+    """Stops soon, whoever is looking: it ends what would not end by itself, or not for long."""
+
+    def __init__(self, studio: Studio) -> None:
+        self.studio, self.whole = studio, app(studio)
+        config = uvicorn.Config(self.whole, log_level="warning", timeout_graceful_shutdown=GRACE)
+        super().__init__(config)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.studio.desk.close()
+        page_of(self.whole).stop_event.set()  # what open pages listen to, which has no end
+        await super().shutdown(sockets)
+
+
+def page_of(whole: FastAPI) -> App:
+    """Gradio's own application within the whole."""
+    (found,) = [
+        one.app for one in whole.routes if isinstance(one, Mount) and isinstance(one.app, App)
+    ]
+    return found

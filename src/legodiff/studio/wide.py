@@ -8,6 +8,7 @@ import gradio as gr
 from legodiff.labels import labels_of
 from legodiff.studio import gallery, html, painting, parts
 from legodiff.studio.drawing import Studio
+from legodiff.studio.elsewhere import listed
 from legodiff.studio.requests import Canvas
 
 WRAPS = [
@@ -22,17 +23,19 @@ def tab(studio: Studio, kept: gr.State) -> None:
     """Size, sides that meet, and classes; the picture, its cost, and which bricks ran when."""
     pipe, names = studio.pipe, parts.classes(studio)
     spec = pipe.stack.spec
+    few = range(min(2, spec.classes))
     height, width = (side * pipe.codec.factor for side in spec.image_size)
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
             with gr.Row():
                 rows = gr.Number(height, label="Height", precision=0, minimum=1, min_width=100)
-                columns = gr.Number(4 * width, label="Width", precision=0, minimum=1, min_width=100)
+                long = width * parts.fitting(studio, 4)
+                columns = gr.Number(long, label="Width", precision=0, minimum=1, min_width=100)
             wrap = gr.Dropdown(WRAPS, value="none", label="Wrap")
             labels = gr.Textbox(
-                ",".join(names[:2]) or "none",
+                listed(pipe, few) or "none",
                 label="Classes from left to right",
-                info=f"Such as {','.join([*names[:2], 'none'])}" if names else None,
+                info=f"Such as {listed(pipe, [*few, None])}" if names else None,
                 visible=bool(names),
                 max_length=500,
             )
@@ -59,10 +62,10 @@ def tab(studio: Studio, kept: gr.State) -> None:
         )
         drawn = yield from parts.following(studio.canvas(request))
         title = f"{request.size[0]}x{request.size[1]}, budget {request.way.budget:.0%}"
-        shown = html.figure(drawn, title, [f"a canvas, {title}"], request.full_flops(pipe))
+        shown = html.figure(drawn, title, [f"a canvas, {title}"])
         ran = html.strip(drawn.method, pipe.sampling, parts.bricks(studio))
         new = gallery.entry(studio, title, drawn, request)
-        yield "", html.pair(shown), ran, gallery.added(new, entries)
+        yield "", html.pair(shown), ran, gallery.add(new, entries)
 
     inputs = [rows, columns, wrap, labels, brush, seed, *ways, kept]
     drawn = draw.click(run, inputs, [status, picture, strip, kept], **parts.QUIET)
