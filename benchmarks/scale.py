@@ -31,7 +31,7 @@ from legodiff.model.cost import subset_flops
 from legodiff.pictures import new_figure, save_figure
 
 CPU = torch.device("cpu")
-MODEL, DRAWS = "lite-pr-64", "lite-pr-16"
+MODEL, DRAWS = "lite-coarse-64", "lite-pr-16"
 SIDES = (32, 64, 128, 256, 512)
 CANVASES = ((64, 64), (128, 128), (256, 256), (256, 1024), (1024, 1024), (1024, 4096))
 BATCHES = (1, 2, 4, 8, 16, 32, 64)

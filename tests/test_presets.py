@@ -160,19 +160,19 @@ def test_channels_classes_and_changes_are_set():
 
 @pytest.mark.parametrize("size", ["s", "l", "xl"])
 @pytest.mark.parametrize("grid", [32, 64, 128, 256])
-def test_lite_stacks_are_coarse_below_and_laid_aside_above(size, grid):
+def test_lite_stacks_have_few_tokens_below_and_are_laid_aside_above(size, grid):
     """As many parameters as the DiT of their size, a fraction of its FLOPs, no borders in line."""
     spec = preset(f"lego-{size}-lite-{grid}")
     dit = replace(preset(f"dit-{size}-2-64"), image_size=(grid, grid))
-    coarse, *details = spec.bricks
-    assert coarse.is_image
-    assert (grid // coarse.local) ** 2 <= 256  # tokens
-    assert coarse.depth >= sum(brick.depth for brick in details)
+    below, *details = spec.bricks
+    assert below.is_image
+    assert (grid // below.local) ** 2 <= 256  # tokens
+    assert below.depth >= sum(brick.depth for brick in details)
     assert sum(brick.depth for brick in spec.bricks) == dit.bricks[0].depth
-    borders = [set(range(0, grid, coarse.local))]
+    borders = [set(range(0, grid, below.local))]
     for brick in details:
         borders.append(set(range(brick.phase, grid, brick.size)))  # of its patches
-        assert brick.local < coarse.local
+        assert brick.local <= below.local
     for number, one in enumerate(borders):
         assert all(one.isdisjoint(other) for other in borders[:number])
     assert millions(spec) == pytest.approx(millions(dit), rel=0.06)

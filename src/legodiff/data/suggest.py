@@ -28,14 +28,14 @@ class Row(NamedTuple):
 ROWS = (
     Row("lite-pr-16", 16, 0, 8, "image/4, 8x8/4, 4x4/2", "learns in minutes on a CPU"),
     Row("lite-pr-32", 32, 0, 8, "image/4, 8x8/2", "most for its compute at 32 pixels"),
-    Row("lite-pr-64", 64, 0, 16, "image/8, 16x16/4", "most for its compute on few images"),
+    Row("lite-pr-64", 64, 0, 16, "image/4, 16x16/4", "most for its compute on few images"),
     Row(
-        *("lego-s-pr-64", 64, 50_000, 16, "image/2, 16x16/8, 4x4/2"),
-        "the paper's small stack, for 50,000 images or more; lite-pr-64 is cheaper",
+        *("lego-s-lite-64", 64, 50_000, 16, "image/4, 16x16/4"),
+        "the same of the paper's small width, for 50,000 images or more; lite-pr-64 is cheaper",
     ),
     Row(
-        *("lego-l-pr-64", 64, 500_000, 16, "image/2, 16x16/8, 4x4/2"),
-        "the paper's large stack, for 500,000 images or more, on several GPUs",
+        *("lego-l-lite-64", 64, 500_000, 16, "image/4, 16x16/4"),
+        "the same of the paper's large width, for 500,000 images or more, on several GPUs",
     ),
 )
 LARGE = "the lite stack has the fewest tokens; above 64 pixels, think of `legodiff data encode`"

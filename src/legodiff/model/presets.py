@@ -20,12 +20,13 @@ GRIDS: dict[int, tuple[tuple[Any, int], ...]] = {
     64: ((4, 2), (16, 8), ("image", 2)),
     32: ((4, 2), (8, 4), ("image", 2)),
 }
-# image size: local field of a coarse image-brick; size, local field and phase of detail on top
-LITE: dict[int, tuple[int, tuple[tuple[int, int, int], ...]]] = {
-    32: (4, ((8, 2, 3),)),
-    64: (8, ((16, 4, 6),)),
-    128: (8, ((16, 4, 6),)),
-    256: (16, ((32, 8, 12), (16, 4, 6))),
+# image size: local field of the image-brick; size, local field and phase of the bricks on top, and
+# their share of a DiT's blocks. docs/architecture.md says what is measured of it.
+LITE: dict[int, tuple[int, tuple[tuple[int, int, int], ...], float]] = {
+    32: (4, ((8, 2, 3),), 1 / 6),
+    64: (4, ((16, 4, 6),), 1 / 3),
+    128: (8, ((16, 4, 6),), 1 / 6),
+    256: (16, ((32, 8, 12), (16, 4, 6)), 1 / 6),
 }
 # order of the small (0), middle (1) and image (2) brick, from the bottom to the top
 ORDERS = {"pg": (0, 1, 2), "pr": (2, 1, 0), "u": (2, 1, 0, 1, 2)}
@@ -53,12 +54,12 @@ def _paper() -> dict[str, StackSpec]:
 
 
 def _lite() -> dict[str, StackSpec]:
-    """Most of the depth in a coarse image-brick, and a sixth of a DiT's in each detail brick."""
+    """Most of the depth in an image-brick of large tokens, refined by patch-bricks laid aside."""
     specs = {}
     for size, (width, heads, _, dit_depth) in SIZES.items():
-        for grid, (local, details) in LITE.items():
+        for grid, (local, details, share) in LITE.items():
             above = tuple(
-                BrickSpec(side, field, dit_depth // 6, phase=phase)
+                BrickSpec(side, field, int(share * dit_depth), phase=phase)
                 for side, field, phase in details
             )
             depth = dit_depth - sum(brick.depth for brick in above)
@@ -87,14 +88,15 @@ def _small(grid: int, width: int, heads: int, *bricks: tuple[Any, ...]) -> Stack
 PRESETS: dict[str, StackSpec] = {
     **_paper(),
     **_lite(),
-    # Small images and short budgets: coarse image-brick below, finer patch-bricks on top.
+    # Small images and short budgets: image-brick of large tokens below, patch-bricks on top.
     "lite-pr-16": _small(16, 64, 2, ("image", 4, 4), (8, 4, 2), (4, 2, 1)),
     "lite-pg-16": _small(16, 64, 2, (4, 2, 1), (8, 4, 2), ("image", 4, 4)),
     "lite-dit-16": _small(16, 64, 2, ("image", 4, 7)),
     "lite-pr-32": _small(32, 128, 4, ("image", 4, 5), (8, 2, 1)),
     "lite-dit-32": _small(32, 128, 4, ("image", 4, 6)),
-    "lite-pr-64": _small(64, 256, 4, ("image", 8, 6), (16, 4, 2, 6)),
-    "lite-dit-64": _small(64, 256, 4, ("image", 8, 8)),
+    "lite-pr-64": _small(64, 256, 4, ("image", 4, 4), (16, 4, 2, 6)),
+    "lite-coarse-64": _small(64, 256, 4, ("image", 8, 6), (16, 4, 2, 6)),
+    "lite-dit-64": _small(64, 256, 4, ("image", 4, 6)),
     # The smallest stacks with all that a big one has; for tests.
     "tiny-pr-16": _small(16, 32, 2, ("image", 4, 2), (8, 4, 1), (4, 2, 1)),
     "tiny-pg-16": _small(16, 32, 2, (4, 2, 1), (8, 4, 1), ("image", 4, 2)),
