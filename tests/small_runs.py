@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from legodiff import planning
 from legodiff.codec import PixelCodec
 from legodiff.config import load_config
 from legodiff.store import read_weights
@@ -53,6 +54,18 @@ def free_port():
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return one.getsockname()[1]
+
+
+def plan_quickly(monkeypatch):
+    """A search for plans in seconds: few plans, four images."""
+    find = planning.find_plans
+
+    def few(pipe, full, images, batch, *report):
+        return find(pipe, full, 4, 4, *report)
+
+    monkeypatch.setattr(planning, "find_plans", few)
+    for name, value in (("GRIDS", 3), ("CHECKED", 4), ("PAPER", 2)):
+        monkeypatch.setattr(planning, name, value)
 
 
 def ended(children, seconds=300):

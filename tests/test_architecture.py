@@ -59,7 +59,7 @@ ALLOWED = {
     },
     "reproduce": {
         *("store", "model", "diffusion", "data", "codec", "pictures", "config", "sampling"),
-        *("pipeline", "budgets", "train", "evaluate", "demo"),
+        *("pipeline", "train", "evaluate", "demo"),
     },
     "studio": {
         *("model", "diffusion", "codec", "pictures", "sampling", "plans", "budgets", "labels"),

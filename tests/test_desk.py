@@ -18,16 +18,23 @@ def ended(events):
 
 
 def test_a_job_tells_and_returns():
-    desk, gate = Desk(waiting=1), threading.Event()
+    desk = Desk(waiting=1)
+    seen, told, gate = threading.Event(), threading.Event(), threading.Event()
 
     def work(tell):
         tell("first")
-        tell("second")  # nobody has looked yet: only the newest counts
+        seen.wait(5)
+        tell("second")
+        tell("third")  # nobody has looked yet: only the newest counts
+        told.set()
         gate.wait(5)
         return 7
 
     events = desk.run(work)
-    assert next(events) == "second"
+    assert next(events) == "first"
+    seen.set()
+    assert told.wait(5)
+    assert next(events) == "third"
     gate.set()
     assert ended(events)[1] == 7
 

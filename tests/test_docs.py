@@ -12,9 +12,10 @@ import pytest
 import torch
 from conftest import awaken, judges
 from PIL import Image
+from small_runs import plan_quickly
 from test_demo import TINY
 
-from legodiff import LegoPipeline, LegoStack, cli, config, demo, planning, preset
+from legodiff import LegoPipeline, LegoStack, cli, config, demo, preset
 from legodiff.codec import PixelCodec
 from legodiff.evaluate import bench, digits
 
@@ -53,12 +54,7 @@ def place(tmp_path, monkeypatch):
         Image.fromarray(pixels).save(tmp_path / "photos" / f"{number}.png")
     monkeypatch.setattr(demo, "JUDGED", 60)
     monkeypatch.setattr(demo, "STEPS", 2)
-    find = planning.find_plans
-    few = lambda pipe, full, images, batch, report: find(pipe, full, 4, 4, report)  # noqa: E731
-    monkeypatch.setattr(planning, "find_plans", few)
-    monkeypatch.setattr(planning, "GRIDS", 4)
-    monkeypatch.setattr(planning, "CHECKED", 8)
-    monkeypatch.setattr(planning, "PAPER", 2)
+    plan_quickly(monkeypatch)
     monkeypatch.setattr(demo, "DigitJudges", judges)
     monkeypatch.setattr(digits, "DigitJudges", judges)
     monkeypatch.setattr(bench, "PRODUCT", {"cpu": 64})

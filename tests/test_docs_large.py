@@ -21,6 +21,7 @@ from fake_hub import TOKEN, fake_hub
 from fastapi.testclient import TestClient
 from PIL import Image
 from safetensors.torch import save_file
+from small_runs import plan_quickly
 from test_demo import TINY
 from test_docs import ROOT, blocks
 from test_interop import edm_pickle, save_diffusers
@@ -28,7 +29,7 @@ from test_suites import make_small
 from toy_features import toy
 from vaes import make_vae
 
-from legodiff import BrickSpec, LegoPipeline, LegoStack, StackSpec, cli, config, planning, preset
+from legodiff import BrickSpec, LegoPipeline, LegoStack, StackSpec, cli, config, preset
 from legodiff.codec import PixelCodec
 from legodiff.evaluate import assets, authors, bench, digits, features, lpips, suite_h100, suites
 from legodiff.evaluate.lpips import AlexNet
@@ -155,11 +156,7 @@ def quick(place, monkeypatch):
     known_by = replace(assets.ALEXNET, sha256=sha256(place / assets.ALEXNET.file))
     monkeypatch.setitem(lpips.NETS, "alex", (AlexNet, known_by, assets.ALEX_HEADS))
     monkeypatch.setenv("LEGODIFF_ASSETS", str(place))
-    for name, value in (("GRIDS", 3), ("CHECKED", 4), ("PAPER", 2)):
-        monkeypatch.setattr(planning, name, value)
-    find = planning.find_plans
-    short = lambda pipe, full, images, batch, *report: find(pipe, full, 4, 4, *report)  # noqa: E731
-    monkeypatch.setattr(planning, "find_plans", short)
+    plan_quickly(monkeypatch)
     monkeypatch.setattr(bench, "PRODUCT", {"cpu": 64})
     monkeypatch.setattr(bench, "TURN", 1e-9)
     make_small(monkeypatch)

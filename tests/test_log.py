@@ -36,6 +36,15 @@ def test_lines_average_the_steps_between_them(tmp_path):
     assert lines[0]["memory_mb"] > 10
 
 
+@pytest.mark.parametrize(("images", "every"), [(10, 1), (800, 4), (10**6, 5000), (10**9, 10_000)])
+def test_lines_are_so_many_in_a_run_and_so_near_in_a_long_one(tmp_path, images, every):
+    log = make(tmp_path / "log.jsonl", images, seen=0)
+    for seen in (every, 2 * every - every // 2, 2 * every, 2 * every + 1):
+        log.add(seen, step([1.0], [1.0]), (0, 1), 0.1)  # a line is written before the next step
+    lines = read_log(tmp_path / "log.jsonl")
+    assert [line["images"] for line in lines] == [every, 2 * every]
+
+
 def test_losses_are_told_by_noise_band_and_for_the_bricks_that_ran(tmp_path):
     log = make(tmp_path / "log.jsonl", images=800, seen=0, bricks=3)
     sigma = torch.tensor([0.05, 0.2, 0.5, 2.0, 5.0, 50.0])

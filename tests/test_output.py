@@ -1,4 +1,3 @@
-import itertools
 import json
 import multiprocessing
 import os
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_runs import ended, free_port
 from test_pipeline import pipeline
 
 from legodiff import SkipPlan, output
@@ -16,7 +16,6 @@ from legodiff.output import Order, follow, join_parts, read_images, write_folder
 from legodiff.sampling import Method
 from legodiff.train.distributed import World, joined
 
-PORTS = itertools.count(42000 + os.getpid() % 10_000)
 METHOD = Method(SkipPlan.full(3), 2)
 
 
@@ -162,16 +161,14 @@ def one_of_two(rank, port, write, out):
 
 @pytest.mark.parametrize(("write", "name"), [(write_folder, "all"), (write_parts, "all.npz")])
 def test_two_processes_share_the_seeds(tmp_path, write, name):
-    fork, port = multiprocessing.get_context("fork"), next(PORTS)
+    fork, port = multiprocessing.get_context("fork"), free_port()
     children = [
         fork.Process(target=one_of_two, args=(rank, port, write, tmp_path / name))
         for rank in range(2)
     ]
     for child in children:
         child.start()
-    for child in children:
-        child.join()
-        assert child.exitcode == 0
+    assert ended(children) == [0, 0]
     made = order()
     drawn = written(tmp_path / name, made)
     grey = expected(made) if name == "all" else expected(made)[..., None].repeat(3, axis=-1)

@@ -98,7 +98,7 @@ def test_the_model_is_opened_as_it_was_here(rounded, call, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     (pipe, opened), found = rounded, {}
     asked = Images(Way(2), (3,), (4,))
-    assert call(*shlex.split(asked.command(pipe, opened))[1:])[0] == 0
+    assert call(*on_cpu(asked.command(pipe, opened)))[0] == 0
     exec(asked.python(pipe, opened), found)
     here = np.asarray(pipe(labels=3, seeds=4, steps=2).images[0])
     assert np.array_equal(files(tmp_path / "drawn")["000004.png"], here)
@@ -107,10 +107,15 @@ def test_the_model_is_opened_as_it_was_here(rounded, call, tmp_path, monkeypatch
         plain = LegoPipeline.from_pretrained(opened.name, **one)
         assert not np.array_equal(np.asarray(plain(labels=3, seeds=4, steps=2).images[0]), here)
     canvas = Canvas(Way(2), (3, None), 2, (16, 32))
-    assert call(*shlex.split(canvas.command(pipe, opened))[1:])[0] == 0
+    assert call(*on_cpu(canvas.command(pipe, opened)))[0] == 0
     line = np.asarray(Image.open("canvas.png"))
     exec(canvas.python(pipe, opened), {})
     assert np.array_equal(np.asarray(Image.open("canvas.png")), line)
+
+
+def on_cpu(command):
+    """The words of a command after its name, where the images to compare with were drawn."""
+    return [*shlex.split(command)[1:], "--device", "cpu"]
 
 
 def files(folder):
@@ -120,8 +125,7 @@ def files(folder):
 @pytest.mark.parametrize("asked", [Images(WAY, (0, 3), (4, 1, 9)), Images(Way(3), (None,))])
 def test_command_and_python_draw_the_same_images(pipe, model, call, tmp_path, monkeypatch, asked):
     monkeypatch.chdir(tmp_path)
-    _, *words = shlex.split(asked.command(pipe, Opened(model)))
-    assert call(*words)[0] == 0
+    assert call(*on_cpu(asked.command(pipe, Opened(model))))[0] == 0
     drawn = files(tmp_path / "drawn")
     assert list(drawn) == [f"{seed:06d}.png" for seed in sorted(asked.seeds)]
     found = {}
@@ -155,11 +159,9 @@ PAINTED = torch.tensor([[3, 10], [0, 0]])
 def test_command_and_python_draw_the_same_canvas(pipe, model, call, tmp_path, monkeypatch, asked):
     monkeypatch.chdir(tmp_path)
     Image.fromarray(PAINTED.numpy().astype(np.uint8)).save("regions.png")
-    _, *words = shlex.split(asked.command(pipe, Opened(model)))
-    assert call(*words)[0] == 0
     exec(asked.python(pipe, Opened(model)), {})
-    code = Image.open("canvas.png")
-    assert call(*words, "--overwrite")[0] == 0
+    code = Image.open("canvas.png").copy()
+    assert call(*on_cpu(asked.command(pipe, Opened(model))), "--overwrite")[0] == 0
     assert np.array_equal(np.asarray(code), np.asarray(Image.open("canvas.png")))
     assert code.size == asked.size[::-1]
 
