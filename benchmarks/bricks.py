@@ -3,7 +3,7 @@
     python benchmarks/bricks.py cost --out costs.json
     python benchmarks/bricks.py run glyphs emoji --costs costs.json --seconds 300 --out rows.jsonl
     python benchmarks/bricks.py draw rows.jsonl --seconds 300
-    python benchmarks/bricks.py table rows.jsonl
+    python benchmarks/bricks_table.py rows.jsonl
 
 ``cost`` measures a training step of every rival, in turns, in seconds of one CPU core. ``run``
 gives each as many images as fit into ``--seconds`` at that cost, so that what else the machine does
@@ -12,8 +12,9 @@ images, in three bands of noise. Rows that are there already are left out.
 
 ``draw`` adds to rows what samples of their models are worth: Frechet distances in pooled features
 of 500 of them, of 12 steps of Heun, of as many of DPM-Solver++ as the same FLOPs buy, and of these
-without the top brick in the higher half of the levels; and seams, the gradient across such borders
-against elsewhere, over that of real images.
+without the top brick in the higher half of the levels; of the first also in local features, which
+see strokes and edges and not where they are; and seams, the gradient across such borders against
+elsewhere, over that of real images.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from rendered import Pictures, load
 from rivals import BATCH, MEAN, RIVALS, STD, configure
@@ -94,6 +96,25 @@ def features(images: np.ndarray) -> Tensor:
     return torch.cat(
         [network.run(torch.from_numpy(part)).pool for part in np.split(images, len(images) // 100)]
     )
+
+
+def local_features(images: np.ndarray) -> Tensor:
+    """Means of what three layers of random convolutions see in uint8 images (N, C, H, W)."""
+    return torch.cat([_convolved(part) for part in np.split(images, len(images) // 100)])
+
+
+def _convolved(images: np.ndarray) -> Tensor:
+    chance, found = torch.Generator().manual_seed(0), list[Tensor]()
+    hidden = torch.from_numpy(images).float() / 127.5 - 1
+    for channels in (16, 32, 64):
+        filters = torch.randn(channels, hidden.shape[1], 3, 3, generator=chance)
+        if not found:
+            filters -= filters.mean(dim=(1, 2, 3), keepdim=True)  # what is flat is 0
+        filters /= filters.flatten(1).norm(dim=1)[:, None, None, None]
+        hidden = F.relu(F.conv2d(F.pad(hidden, (1, 1, 1, 1), mode="replicate"), filters))
+        found.append(hidden.mean(dim=(2, 3)))
+        hidden = 2 * F.avg_pool2d(hidden, 2)
+    return torch.cat(found, dim=1)
 
 
 def run(name: str, data: str, seed: int, seconds: float, options: argparse.Namespace) -> None:
@@ -169,6 +190,11 @@ def samples(pipe: LegoPipeline, learnt: Pictures, picture: Path) -> dict[str, fl
     named = bool(learnt.class_names)
     images = drawn(pipe, named, STEPS)
     found["fd"] = frechet_distance(features(images), known)
+    near = local_features(real)
+    found["floor local"] = frechet_distance(
+        local_features(np.array(learnt.images[4000:][:DRAWN])), near
+    )
+    found["fd local"] = frechet_distance(local_features(images), near)
     equal_flops = EQUAL * spec.image_size[0] * spec.image_size[1]
     steps = max(3, int(equal_flops / flops[-1]))
     equal = drawn(pipe, named, steps, sampler="dpmpp_2m")
@@ -198,38 +224,6 @@ def drawn(pipe: LegoPipeline, named: bool, steps: int, **how: Any) -> np.ndarray
     return np.ascontiguousarray(np.moveaxis(pixels, -1, 1))
 
 
-def table(path: Path) -> None:
-    """Prints what there is, means over seeds, the best loss first."""
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in read(path):
-        key = (
-            f"{row['data']} {row['side']}",
-            row["seconds"],
-            row["name"],
-            row["rate"],
-            *row["changes"],
-        )
-        groups.setdefault(key, []).append(row)
-    columns = ("loss", "low", "middle", "high", "fd", "fd equal", "fd skip", *SEAMS)
-    print(
-        "| data, seconds | rival | rate | seeds | images | MFLOPs |", *(f" {c} |" for c in columns)
-    )
-    print("|---" * (6 + len(columns)) + "|")
-    for key, some in sorted(
-        groups.items(), key=lambda g: (*g[0][:2], mean(r["loss"] for r in g[1]))
-    ):
-        cells = [f"{key[0]}, {key[1]:g}", " ".join((key[2], *key[4:])), f"{key[3]:g}"]
-        cells += [str(len(some)), f"{some[0]['images']:,}", f"{some[0]['flops'] / 1e6:.0f}"]
-        for column in columns:
-            values = [row[column] for row in some if column in row]
-            if not values:
-                cells.append("")
-                continue
-            spread = f" ±{np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
-            cells.append(f"{mean(values):.4f}{spread}")
-        print(f"| {' | '.join(cells)} |")
-
-
 def main() -> None:
     """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -255,16 +249,12 @@ def main() -> None:
     draws.add_argument("--names", nargs="+", default=list(RIVALS), choices=list(RIVALS))
     draws.add_argument("--seconds", type=float)
     draws.add_argument("--cache", type=Path, default=Path("runs/rendered"))
-    tables = commands.add_parser("table")
-    tables.add_argument("rows", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.command == "cost":
         cost(options.names, options.side, options.out, options.rounds)
     elif options.command == "draw":
         draw(options.rows, options.seconds, options.names, options.cache)
-    elif options.command == "table":
-        table(options.rows)
     else:
         for seed in options.seeds:
             for data in options.data:

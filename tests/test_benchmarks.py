@@ -159,10 +159,12 @@ def test_bricks(monkeypatch, capsys, tmp_path):
         assert ("fd skip" in found) == (row["name"] == "lego")
     assert len(list(out.with_suffix("").glob("*.png"))) == 4
     capsys.readouterr()
-    benchmark(monkeypatch, "bricks", "table", out)["main"]()
-    table = capsys.readouterr().out.splitlines()
-    assert len(table) == 2 + 2
-    assert "±" in table[2]
+    picture = tmp_path / "bricks.png"
+    benchmark(monkeypatch, "bricks_table", out, "--picture", picture)["main"]()
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + 2 + 2 + 3  # losses; samples, with the floor
+    assert "±" in lines[2]
+    assert Image.open(picture).width > 600
 
 
 def test_scale(monkeypatch, capsys, tmp_path):
