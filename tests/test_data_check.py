@@ -198,6 +198,15 @@ def test_sets_that_go_by_name_are_checked_as_they_are_trained_on(path, count, na
     assert words[:8] == ["legodiff", "train", "--data", path, "--run", name, "--size", size]
 
 
+@pytest.mark.parametrize(
+    ("path", "how"),
+    [("digits", {"channels": 3}), ("digits", {"size": (16, 32)}), ("photographs", {"channels": 1})],
+)
+def test_what_training_on_sets_that_go_by_name_would_refuse_is_refused(path, how):
+    with pytest.raises(ValueError, match=f"^{path} are square"):
+        check(path, **how)
+
+
 def test_other_parts_of_the_digits_are_refused():
     with pytest.raises(ValueError, match="digits:odd is not known; choose from train, held-out"):
         check("digits:odd")

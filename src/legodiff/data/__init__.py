@@ -41,6 +41,11 @@ class ImageData(Protocol):
         """
 
 
+def goes_by_name(path: str) -> bool:
+    """Whether it is a small set that comes with scikit-learn."""
+    return path == "photographs" or path.partition(":")[0] == "digits"
+
+
 def open_data(
     path: str,
     size: int | tuple[int, int],
@@ -61,7 +66,7 @@ def open_data(
     from legodiff.data.detect import holds_latents, open_source  # both import from this file
     from legodiff.data.images import Pictures, height_and_width
 
-    if path == "photographs" or path.partition(":")[0] == "digits":
+    if goes_by_name(path):
         from legodiff.data.digits import Digits
         from legodiff.data.photographs import Photographs
 

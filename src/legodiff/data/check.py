@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from legodiff.data import Unreadable
+from legodiff.data import Unreadable, goes_by_name, open_data
 from legodiff.data.detect import holds_latents, open_source
 from legodiff.data.images import (
     Pictures,
@@ -96,6 +96,8 @@ def check(
     asked = None if size is None else height_and_width(size)
     if holds_latents(path):
         raise ValueError(f"{path} holds latents; check the images they were made from")
+    if goes_by_name(path):
+        open_data(path, asked or 16, channels)  # refuses what training would refuse
     source = open_source(path)
     sample = evenly_spaced(len(source), SAMPLE)
     total = len(source) + len(sample)
