@@ -122,7 +122,7 @@ def test_a_network_of_diffusers_is_a_base(tmp_path):
     settings = on(tmp_path / "base", "train.bricks=[1]", "model.width=16", "model.heads=2")
     pipe = train(settings, tmp_path / "run")
     spec = pipe.stack.spec
-    assert [str(brick) for brick in spec.bricks] == ["UNet2DModel", "4 (l 2, 1 blocks)"]
+    assert [str(brick) for brick in spec.bricks] == ["UNet2DModel", "4 (l 2, 1 block)"]
     assert spec.width == 16
     assert same(inside(tmp_path / "run"), inside(tmp_path / "base"))
     rest = [n for n, p in pipe.stack.named_parameters() if n.startswith("bricks.1") and p.any()]

@@ -58,7 +58,8 @@ class BrickSpec:
 
     def __str__(self) -> str:
         laid = f", laid {self.phase} aside" if self.phase else ""
-        return f"{self.size} (l {self.local}, {self.depth} blocks{laid})"
+        blocks = "block" if self.depth == 1 else "blocks"
+        return f"{self.size} (l {self.local}, {self.depth} {blocks}{laid})"
 
     @property
     def is_image(self) -> bool:

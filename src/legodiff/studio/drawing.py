@@ -42,7 +42,7 @@ class Drawn:
     nfe: int
     flops: int
     full_flops: int
-    """Of the method with all bricks; of a canvas about so many."""
+    """Of the method with all bricks; of a canvas about so many, if bricks were skipped."""
     milliseconds: float
     expected: float
     """Milliseconds, from the time each set of bricks takes here."""
@@ -156,7 +156,10 @@ class Studio:
         each = count // (1 if regions is None else len(regions.labels))  # go together
         batch = max(1, min(windows.batch, each))
         expected = count * self._clock(windows.size, batch)(method)
-        full = request.way.full(pipe).flops(pipe.sampling, pipe.stack.spec, windows.size)
+        full, less = (
+            one.flops(pipe.sampling, pipe.stack.spec, windows.size)
+            for one in (request.way.full(pipe), method)
+        )
         report = Report(tell, 1)
         samples = pipe.render(
             method,
@@ -174,7 +177,7 @@ class Studio:
             **about_canvas(pipe, samples, self.opened.weights),
         }
         files = [png_bytes(samples.images[0], about)]
-        drawn = self._drawn(samples, files, ["canvas.png"], expected, count * full)
+        drawn = self._drawn(samples, files, ["canvas.png"], expected, samples.flops * full // less)
         if request.painted is None:
             return drawn
         # The largest index is the one that means no class.

@@ -58,7 +58,9 @@ def _both(studio: Studio, request: Images, entries: list[gallery.Entry]) -> Iter
     drawn = yield from parts.following(studio.images(request))
     one = html.figure(drawn, title, alts)
     strip = html.strip(drawn.method, pipe.sampling, parts.bricks(studio))
-    said = f"{title}, {len(request.seeds)} images, {request.way.steps} steps"
+    count = len(request.seeds)
+    images = "1 image" if count == 1 else f"{count} images"
+    said = f"{title}, {images}, {request.way.steps} steps"
     new = gallery.entry(studio, said, drawn, request)
     yield "", html.pair(one), strip, gallery.add(new, entries)
     if request == full:

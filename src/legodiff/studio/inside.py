@@ -24,7 +24,9 @@ def tab(studio: Studio) -> None:
         label = gr.Dropdown(names, value=names[0], label="Class", visible=len(names) > 1)
         seed = gr.Number(0, label="Seed", precision=0, minimum=0)
     ways = parts.ways(studio)
-    look = gr.Button("Look inside", variant="primary")
+    with gr.Row():
+        look = gr.Button("Look inside", variant="primary")
+        stop = gr.Button("Stop")
     status, frames, strip, curve = parts.raw(), parts.raw(), parts.raw(), parts.raw()
     parts.raw(_costs(studio))
 
@@ -37,7 +39,8 @@ def tab(studio: Studio) -> None:
         ran = html.strip(way.method(studio.pipe), studio.pipe.sampling, bricks)
         yield "", html.inside(seen, bricks), ran, _trade_off(studio, way)
 
-    look.click(run, [label, seed, *ways], [status, frames, strip, curve], **parts.QUIET)
+    seen = look.click(run, [label, seed, *ways], [status, frames, strip, curve], **parts.QUIET)
+    stop.click(parts.stopped, None, status, **parts.QUIET, queue=False, cancels=[seen])
 
 
 def _costs(studio: Studio) -> str:
