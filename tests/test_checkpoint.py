@@ -104,8 +104,11 @@ def test_weights_that_could_not_be_written_follow_when_the_run_goes_on(tmp_path,
         run(tmp_path / "cut", "train.images=32")  # no weights at all yet
     monkeypatch.undo()
     assert not (tmp_path / "cut" / "model.safetensors").exists()
+    (kept,) = list_checkpoints(tmp_path / "cut")
+    number = kept.stat().st_ino
     run(tmp_path / "cut", "train.images=32", resume=True)
     assert weights_written(tmp_path / "cut") == 32
+    assert kept.stat().st_ino == number  # it was not written again
     monkeypatch.setattr(checkpoint.store, "write_weights", full)
     with pytest.raises(OSError, match="No space left"):
         run(tmp_path / "cut", "train.images=96", "train.checkpoint_images=96", resume=True)

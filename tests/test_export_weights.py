@@ -213,7 +213,8 @@ def test_what_diffusers_has_no_pipeline_for_is_not_plain(plain):
         (brick, *bricks),
         bricks,
     ):
-        pipe.stack.spec = replace(pipe.stack.spec, bricks=changed)
+        classes = getattr(changed[0], "classes", 0)
+        pipe.stack.spec = replace(pipe.stack.spec, bricks=changed, classes=classes)
         assert not is_plain(pipe)
 
 

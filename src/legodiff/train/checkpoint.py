@@ -32,6 +32,8 @@ from legodiff.train.learner import Learner
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # on one process
 STATE, INDEX = "state.json", "index.json"
 ROOM = 1.05  # free space asked for, in sizes of a checkpoint
+Beside = dict[str, tuple[dict[str, Tensor], dict[str, str]]]
+"""Weights in the run folder: file -> tensors and what is told of them."""
 
 
 class Checkpoints:
@@ -66,23 +68,20 @@ class Checkpoints:
             process_group=self.group,
             no_dist=not self.sharded,
         )
-        kinds = {
-            "ema": {"weights": "ema", "halflife_images": f"{learner.ema.halflife:g}"},
-            "raw": {"weights": "raw"},
-        }
-        weights = {
-            store.KINDS[kind]: (
-                _copied(tensors, f"{kind}/", keep=self.world.leads),
-                {**about, "images": str(state["images"])},
-            )
-            for kind, about in kinds.items()
-        }
+        weights = self._weights(learner, tensors, state["images"])
         if self.world.leads:
             self.pending = self.thread.submit(
                 self._finish, writing, temporary, dict(state), dict(config), weights
             )
         else:
             self.pending = writing
+
+    def write_weights(self, learner: Learner, images: int, config: Mapping[str, Any]) -> None:
+        """Writes what belongs beside a checkpoint that is there, and was cut off before it was."""
+        if self.sharded or self.world.leads:
+            weights = self._weights(learner, learner.tensors(), images)
+            if self.world.leads:
+                self._write_beside(weights, dict(config))
 
     def poll(self) -> None:
         """Raises what went wrong in the background, if anything has."""
@@ -119,13 +118,27 @@ class Checkpoints:
         if problem := self.world.share(problem):
             raise ValueError(problem)
 
+    def _weights(self, learner: Learner, tensors: Mapping[str, Tensor], images: int) -> Beside:
+        """Copies of the average and of the weights as they are."""
+        kinds = {
+            "ema": {"weights": "ema", "halflife_images": f"{learner.ema.halflife:g}"},
+            "raw": {"weights": "raw"},
+        }
+        return {
+            store.KINDS[kind]: (
+                _copied(tensors, f"{kind}/", keep=self.world.leads),
+                {**about, "images": str(images)},
+            )
+            for kind, about in kinds.items()
+        }
+
     def _finish(
         self,
         writing: Future[Any],
         temporary: Path,
         state: dict[str, Any],
         config: dict[str, Any],
-        weights: dict[str, tuple[dict[str, Tensor], dict[str, str]]],
+        weights: Beside,
     ) -> None:
         """In the thread of the first process: what remains once the tensors are written."""
         try:
@@ -136,10 +149,14 @@ class Checkpoints:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         final = self.folder / temporary.name[1 : -len(".part")]
-        if final.exists():
-            _remove(final)
+        replaced = _set_aside(final) if final.exists() else None
         os.replace(temporary, final)
         store.sync_folder(self.folder)
+        if replaced is not None:
+            shutil.rmtree(replaced)
+        self._write_beside(weights, config)
+
+    def _write_beside(self, weights: Beside, config: dict[str, Any]) -> None:
         for file, (tensors, about) in weights.items():
             store.write_weights(self.run / file, tensors, about)
         store.write_config(self.run, config)
@@ -153,7 +170,7 @@ class Checkpoints:
         store.write_atomically(self.folder / INDEX, json.dumps(index).encode())
         for old in folders[: -self.keep]:
             if old != best:
-                _remove(old)
+                shutil.rmtree(_set_aside(old))
 
 
 def _score(folder: Path) -> float:
@@ -164,12 +181,12 @@ def _score(folder: Path) -> float:
         return float("inf")  # a broken one is not the best; going on with it will say so
 
 
-def _remove(folder: Path) -> None:
-    """Removes a checkpoint so that a half removed one is not taken for one."""
+def _set_aside(folder: Path) -> Path:
+    """Renames a checkpoint to be removed, so that a half removed one is not taken for one."""
     going = folder.parent / f".{folder.name}.old.part"
     shutil.rmtree(going, ignore_errors=True)
     os.replace(folder, going)
-    shutil.rmtree(going)
+    return going
 
 
 def list_checkpoints(run: Path) -> list[Path]:

@@ -148,7 +148,9 @@ class Trainer:
         settings = self.settings
         every, pictures = settings.checkpoint_images, settings.picture_images
         pictures = every if pictures is None else pictures
-        kept, drawn = min(seen, self.world.share(weights_written(self.run))), seen
+        if self.world.share(weights_written(self.run)) < seen:  # cut off after the checkpoint
+            self.checkpoints.write_weights(self.learner, seen, self.average.to_dict())
+        kept = drawn = seen
         self.checkpoints.check_room(self.learner)  # rather now than after hours
         with closing(self.stream), closing(self.checkpoints), stop_asked() as asked:
             while True:
