@@ -48,3 +48,10 @@ def test_the_reference_has_what_the_docstrings_say(site):
     for name in ("LegoPipeline", "from_pretrained", "SkipPlan", "preset", "windowed", "dpmpp_2m"):
         assert name in text
     assert "Draws one image for each seed" in text
+
+
+def test_lists_and_tables_stand_apart_from_the_text_before(site):
+    """Without an empty line they would be part of it."""
+    for page in site.rglob("index.html"):
+        for paragraph in re.findall(r"<p>(.*?)</p>", page.read_text(), re.DOTALL):
+            assert not re.search(r"\n(?:[-*] |\d+\. |\|)", paragraph), f"{page}: {paragraph[:200]}"
