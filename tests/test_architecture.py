@@ -24,7 +24,7 @@ ALLOWED = {
     "codec": {"store", "vae"},
     "pictures": {"store"},
     "config": {"store", "model"},
-    "sampling": {"noise", "store", "model", "diffusion"},
+    "sampling": {"noise", "store", "model", "diffusion", "labels"},
     "plans": {"store", "sampling"},
     "budgets": {"model", "diffusion", "sampling", "plans"},
     "labels": set(),

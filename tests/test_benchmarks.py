@@ -5,6 +5,7 @@ import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import awaken, judges
@@ -165,6 +166,45 @@ def test_bricks(monkeypatch, capsys, tmp_path):
     assert len(lines) == 2 + 2 + 2 + 3  # losses; samples, with the floor
     assert "±" in lines[2]
     assert Image.open(picture).width > 600
+
+
+def test_bricks_table_takes_each_rival_at_its_best_rate(monkeypatch):
+    module = benchmark(monkeypatch, "bricks_table")
+
+    def row(name, rate, loss, **more):
+        known = {"changes": [], "images": 1000, "flops": 2e6, "low": 1, "middle": 2, "high": 3}
+        return known | {"name": name, "rate": rate, "loss": loss} | more
+
+    rows = [row("dit a", 0.1, 0.5), row("dit a", 0.2, 0.3), row("dit a", 0.2, 0.5)]
+    rows += [row("lego b", 0.1, 0.2), row("dit c", 0.1, 0.1), row("dit d", 0.1, 0.9)]
+    found = module["best"](rows)
+    told = [(one.name, one.rows[0]["rate"], len(one.rows), one.others) for one in found]
+    assert told == [
+        *[("dit c", 0.1, 1, ()), ("lego b", 0.1, 1, ())],
+        *[("dit a", 0.2, 2, (0.1,)), ("dit d", 0.1, 1, ())],
+    ]
+    few = module["few"](found, 2)
+    assert [one.name for one in few] == ["dit c", "lego b", "dit a"]
+    cells = module["table"](few).splitlines()[-1].split(" | ")
+    assert cells[:5] == ["| dit a", "0.2 (0.1)", "2", "1,000", "2"]
+    assert cells[5] == "0.4000 ± 0.1414"  # of 0.3 and 0.5, over seeds
+    assert "**lego b**" in module["table"](few)
+    assert module["table_of_samples"](few) == ""
+    drawn = [row("dit c", 0.1, 0.1, fd=2.0, floor=1.0)]
+    assert "| dit c | 1 | 2.0000 |" in module["table_of_samples"](module["best"](drawn))
+
+
+def test_local_features_see_what_is_near_and_not_how_bright_it_is(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    features = benchmark(monkeypatch, "bricks")["local_features"]
+    images = np.random.default_rng(0).integers(0, 200, (200, 1, 16, 16)).astype(np.uint8)
+    images[1] = images[0] + 50
+    images[2] = 77
+    found = features(images)
+    assert found.shape == (200, 16 + 32 + 64)
+    assert torch.allclose(found[0], found[1], atol=1e-4)
+    assert found[2].abs().max() < 1e-5
+    assert not torch.allclose(found[0], found[3], atol=1e-3)
 
 
 def test_scale(monkeypatch, capsys, tmp_path):

@@ -120,6 +120,24 @@ def test_weights_that_could_not_be_written_follow_when_the_run_goes_on(tmp_path,
         assert same(weights(tmp_path / "cut", name), weights(tmp_path / "whole", name))
 
 
+def test_a_checkpoint_that_is_replaced_is_removed_when_the_new_one_is_there(tmp_path, monkeypatch):
+    run(tmp_path)
+    newest = list_checkpoints(tmp_path)[-1]
+    there, remove = [], checkpoint.shutil.rmtree
+
+    def watched(folder, *how, **more):
+        if folder.name == f".{newest.name}.old.part" and folder.exists():
+            there.append(newest.exists())
+        remove(folder, *how, **more)
+
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", watched)
+    again = Checkpoints(tmp_path, World(), sharded=False, keep=3)
+    again.save(learner(), {"images": int(newest.name)}, {})
+    again.wait()
+    again.close()
+    assert there == [True]
+
+
 def test_a_disk_that_is_full_after_all_leaves_the_last_checkpoint(tmp_path, monkeypatch):
     run(tmp_path, "train.images=32")
     good = checkpoint_tensors(tmp_path)

@@ -1,6 +1,5 @@
 """How images are drawn: a range of noise levels, and a method that walks through it."""
 
-import operator
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from math import inf, isfinite
@@ -12,6 +11,7 @@ from legodiff.diffusion import Denoise
 from legodiff.diffusion.guidance import EVERYWHERE, guided, self_guided
 from legodiff.diffusion.samplers import SAMPLERS, levels_called
 from legodiff.diffusion.skipping import SkipPlan, skipping
+from legodiff.labels import whole
 from legodiff.model.cost import subset_flops
 from legodiff.model.spec import StackSpec
 from legodiff.noise import ddpm_strided_sigmas, karras_sigmas
@@ -140,11 +140,8 @@ class Method:
 
 def one_or_more(name: str, value: Any) -> int:
     """A whole number from 1 on, also numpy's or torch's. Raises ValueError, naming it."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = 0
-    if number < 1:
+    number = whole(value)
+    if number is None or number < 1:
         raise ValueError(f"{name} is {value!r}; it must be a whole number from 1 on")
     return number
 
